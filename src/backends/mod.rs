@@ -1,0 +1,3 @@
+//! Backends.
+pub mod memory;
+pub mod std_fs;

@@ -1,0 +1,69 @@
+//! Every bound and default of the crate, in one place.
+//!
+//! Relations between them are checked when the crate is compiled, so that a change here cannot
+//! silently break a promise made elsewhere.
+
+/// Largest payload of one entry, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+/// Largest payload of one batch frame (entries and their length prefixes), in bytes.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
+
+/// Default size above which pending entries are handed to the operating system, in bytes.
+pub const BUFFER_BYTES_DEFAULT: usize = 64 << 10;
+
+/// Default number of entries between two automatic flushes.
+pub const FLUSH_EVERY_ENTRIES_DEFAULT: usize = 64;
+
+/// Default size at which a segment is sealed and the next one begun, in bytes.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 10 << 20;
+
+/// Default alignment of frames in a file, in bytes: one logical sector.
+pub const FRAME_ALIGNMENT_DEFAULT: u32 = 512;
+
+/// Smallest frame alignment that a header may state, in bytes.
+pub const FRAME_ALIGNMENT_MIN: u32 = 512;
+
+/// Largest frame alignment that a header may state, in bytes.
+pub const FRAME_ALIGNMENT_MAX: u32 = 4096;
+
+/// The unit that a disk writes whole or not at all, in bytes; evidence is judged by it.
+pub const SECTOR_BYTES: usize = 512;
+
+/// Address alignment of commit buffers, in bytes; enough for direct I/O on every known device.
+pub const BUFFER_ALIGNMENT: usize = 4096;
+
+/// How much is read from a file at once while scanning, in bytes.
+pub const READ_CHUNK_BYTES: usize = 1 << 20;
+
+/// Payload of one checkpoint chunk, in bytes.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
+
+/// How much is zero-filled with one write while a segment is prepared, in bytes.
+pub const ZERO_FILL_BYTES: usize = 1 << 20;
+
+/// How long `open` waits for the locks that a killed predecessor's unfinished writes still hold,
+/// in milliseconds.
+pub const LOCK_WAIT_MS_DEFAULT: u64 = 10_000;
+
+/// Number of checkpoints that publishing keeps by default.
+pub const CHECKPOINTS_KEPT_DEFAULT: usize = 2;
+
+/// Most segment files that a reader keeps open ahead of its position.
+pub const READER_FILES_OPEN_MAX: usize = 256;
+
+/// Room that a new commit buffer reserves, in bytes.
+pub const COMMIT_BUFFER_BYTES_INITIAL: usize = 16 << 10;
+
+const _: () = {
+    assert!(ENTRY_BYTES_MAX + 4 <= BATCH_BYTES_MAX, "the largest entry must fit into one batch");
+    assert!(BATCH_BYTES_MAX <= u32::MAX as usize / 2, "payload lengths are u32 on disk");
+    assert!(BUFFER_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+    assert!(FRAME_ALIGNMENT_MIN.is_power_of_two() && FRAME_ALIGNMENT_MAX.is_power_of_two());
+    assert!(FRAME_ALIGNMENT_MIN <= FRAME_ALIGNMENT_DEFAULT && FRAME_ALIGNMENT_DEFAULT <= FRAME_ALIGNMENT_MAX);
+    assert!(FRAME_ALIGNMENT_MIN as usize >= SECTOR_BYTES, "a frame never shares its first sector");
+    assert!(BUFFER_ALIGNMENT % FRAME_ALIGNMENT_MAX as usize == 0);
+    assert!(ZERO_FILL_BYTES % BUFFER_ALIGNMENT == 0);
+    assert!(CHECKPOINT_CHUNK_BYTES <= BATCH_BYTES_MAX);
+    assert!(CHECKPOINTS_KEPT_DEFAULT >= 1);
+};

@@ -1,0 +1,229 @@
+//! Files written through commits.
+//!
+//! A commit is one write: a buffer that the operation owns until it completes, an offset, and the
+//! [`Effect`] that its completion promises. Backends say how many they keep in flight
+//! ([`CommitLimits::in_flight_max`]); one that answers 1 runs them inline.
+//!
+//! Driving a file is two calls: [`CommitFile::submit`] queues, [`CommitFile::reap`] collects. A lone
+//! committer that calls one after the other costs no more system calls than the strategy needs. All
+//! methods take `&self`: one thread may submit while another one reaps.
+
+use super::CommitBuffer;
+use crate::error::PersistenceResult;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::time::Duration;
+
+/// What the completion of a commit promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The bytes are with the operating system: visible to readers, and they survive the process.
+    Flushed,
+    /// The bytes are on stable storage, and with them every commit of this file that had completed when
+    /// this one was submitted.
+    Durable,
+}
+
+/// One write.
+#[derive(Debug)]
+pub struct Commit {
+    /// Chosen by the submitter; comes back in the completion. Ids in flight on one file are distinct.
+    pub id: u64,
+    /// Where in the file the bytes go. A multiple of [`CommitLimits::alignment`].
+    pub offset: u64,
+    /// Owns the bytes until the completion is read.
+    pub buffer: CommitBuffer,
+    /// Which bytes of the buffer are written; both ends are multiples of [`CommitLimits::alignment`].
+    /// May be empty with [`Effect::Durable`]: a sync of what was written before.
+    pub range: Range<usize>,
+    /// What the completion promises.
+    pub effect: Effect,
+}
+
+/// The end of one commit.
+#[derive(Debug)]
+pub struct Completion {
+    /// The commit's id.
+    pub id: u64,
+    /// The commit's buffer; nobody else holds on to it any more.
+    pub buffer: CommitBuffer,
+    /// Whether the promise holds. After an error the file is latched: it accepts no further commit,
+    /// because nobody can say which of its bytes reached the disk.
+    pub result: PersistenceResult<()>,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+#[must_use]
+pub enum Submitted {
+    /// The file owns the buffer; a completion with the commit's id will come.
+    Accepted,
+    /// The commit was never begun; no completion will come. The file is unchanged by it.
+    Refused {
+        /// The commit, with its buffer.
+        commit: Commit,
+        /// Why.
+        error: crate::error::PersistenceError,
+    },
+}
+
+/// How long [`CommitFile::reap`] waits for a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    Never,
+    /// Until there is one (returns `None` at once when nothing is in flight).
+    Forever,
+    /// At most this long.
+    AtMost(Duration),
+}
+
+/// How a file makes a commit durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum CommitStrategy {
+    /// `pwrite`, then `fdatasync` (on macOS `F_FULLFSYNC`), by the calling thread.
+    WriteThenSync,
+    /// A write and an fdatasync, submitted together as a linked pair on a ring.
+    LinkedWriteSync,
+    /// One direct write with `RWF_DSYNC` on a ring.
+    DirectDsync,
+    /// Bytes in memory; there is no stable storage.
+    Volatile,
+}
+
+impl CommitStrategy {
+    /// A short stable name, for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WriteThenSync => "pwrite+fdatasync",
+            Self::LinkedWriteSync => "linked",
+            Self::DirectDsync => "direct-dsync",
+            Self::Volatile => "volatile",
+        }
+    }
+}
+
+/// What a file asks of its commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitLimits {
+    /// Commits that may be in flight at once; at least 1. One more is refused.
+    pub in_flight_max: usize,
+    /// Offsets and lengths are multiples of this, in bytes; 1 where any will do.
+    pub alignment: u32,
+    /// Whether [`Effect::Durable`] can be had; where not, such a commit is refused with `NotSupported`
+    /// and nothing is latched.
+    pub durable: bool,
+}
+
+/// How to open a file for commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Make a new file, and fail when the name is taken. Otherwise the file must exist. A new name is
+    /// durable only after [`DurableDirectory::sync_parent_dir`](super::DurableDirectory::sync_parent_dir).
+    pub create_new: bool,
+    /// Zero-fill the file up to this size, in bytes, with written (not merely reserved) blocks. On a
+    /// durable directory the zeros and the size are durable when `open` returns. 0 for none.
+    pub zero_filled_bytes: u64,
+    /// Take the exclusive lock of the file's own open description, so that a successor of a killed
+    /// process can wait until its last request has landed. Held until the file is dropped; ignored where
+    /// the platform has no such locks.
+    pub lock: bool,
+    /// Offsets and lengths of all commits will be multiples of this, in bytes. Lets a backend choose
+    /// direct I/O; 1 promises nothing.
+    pub alignment: u32,
+}
+
+impl FileOptions {
+    /// A new file.
+    pub fn create_new() -> Self {
+        Self { create_new: true, zero_filled_bytes: 0, lock: false, alignment: 1 }
+    }
+
+    /// A file that exists.
+    pub fn existing() -> Self {
+        Self { create_new: false, ..Self::create_new() }
+    }
+
+    /// Zero-filled up to `bytes`.
+    pub fn zero_filled(mut self, bytes: u64) -> Self {
+        self.zero_filled_bytes = bytes;
+        self
+    }
+
+    /// Locked.
+    pub fn locked(mut self) -> Self {
+        self.lock = true;
+        self
+    }
+
+    /// With commits aligned to `alignment` bytes.
+    pub fn aligned(mut self, alignment: u32) -> Self {
+        self.alignment = alignment;
+        self
+    }
+}
+
+/// A file written through commits.
+///
+/// # If a call never returns
+///
+/// When the process dies between `submit` and the completion, any subset of the commit's sectors may be
+/// in the file, now or shortly after; earlier completed [`Effect::Durable`] commits are.
+///
+/// # Dropping
+///
+/// Dropping the file waits until nothing is in flight any more (or aborts the process where that cannot
+/// be had): no buffer is freed, and no lock is let go, while the kernel may still use it.
+pub trait CommitFile: Send + Sync + Debug {
+    /// What commits must look like.
+    fn limits(&self) -> CommitLimits;
+
+    /// How commits become durable.
+    fn strategy(&self) -> CommitStrategy;
+
+    /// Queues a commit. It may begin at once, or with the next [`start`](Self::start) or
+    /// [`reap`](Self::reap).
+    ///
+    /// Refused, with the file unchanged: when the limits are not kept (`InvalidConfig`), when
+    /// `in_flight_max` are in flight (`InvalidState`), when an earlier commit failed (`Poisoned`), when
+    /// the effect cannot be had (`NotSupported`).
+    fn submit(&self, commit: Commit) -> Submitted;
+
+    /// Makes sure that everything queued has begun. Needed only when nobody is about to reap.
+    fn start(&self) -> PersistenceResult<()>;
+
+    /// Collects one completion, in any order. `None` when there is none within `wait`, or nothing in
+    /// flight. An error means that the machinery itself failed: the file is latched, and what is in
+    /// flight stays owned by it.
+    fn reap(&self, wait: Wait) -> PersistenceResult<Option<Completion>>;
+
+    /// Size of the file in bytes.
+    fn size(&self) -> PersistenceResult<u64>;
+
+    /// Cuts or extends the file (extension reads as zeros). Nothing may be in flight. Durable with the
+    /// next durable commit.
+    fn set_size(&self, bytes: u64) -> PersistenceResult<()>;
+
+    /// Submits one commit and waits for its end; for a file that nobody else drives.
+    ///
+    /// The buffer comes back in every case in which the file gave it back.
+    fn commit(&self, commit: Commit) -> (PersistenceResult<()>, Option<CommitBuffer>) {
+        let id = commit.id;
+        match self.submit(commit) {
+            Submitted::Refused { commit, error } => (Err(error), Some(commit.buffer)),
+            Submitted::Accepted => match self.reap(Wait::Forever) {
+                Ok(Some(completion)) if completion.id == id => (completion.result, Some(completion.buffer)),
+                Ok(_) => (
+                    Err(crate::error::PersistenceError::invalid_state(
+                        "commit",
+                        "another thread drives this file",
+                    )),
+                    None,
+                ),
+                Err(error) => (Err(error), None),
+            },
+        }
+    }
+}
