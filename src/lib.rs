@@ -4,6 +4,7 @@
 
 pub mod backends;
 pub mod error;
+pub mod formats;
 pub mod limits;
 pub mod storage;
 
