@@ -480,6 +480,17 @@ pub enum Proof {
         /// The checkpoint.
         path: String,
     },
+    /// A seal names the segment in which the log went on; that segment was durable before the seal was
+    /// written.
+    NamedBySeal {
+        /// The file with the seal.
+        path: String,
+    },
+    /// The opening frame of a later segment names it.
+    NamedBySuccessor {
+        /// The later segment.
+        path: String,
+    },
     /// Every sector of the damaged unit was rewritten, and a tear leaves whole old sectors.
     FullyWritten,
     /// A crash cannot have this effect: the checked unit contradicts itself or its place.
@@ -495,6 +506,8 @@ impl fmt::Display for Proof {
             Self::RequiredByCheckpoint { entry_id, path } => {
                 write!(f, "checkpoint {path} requires entry {entry_id}")
             }
+            Self::NamedBySeal { path } => write!(f, "the seal of {path} names it"),
+            Self::NamedBySuccessor { path } => write!(f, "{path} continues it"),
             Self::FullyWritten => f.write_str("no sector of it holds old content, so no crash explains it"),
             Self::Contradiction => f.write_str("no crash explains it"),
         }

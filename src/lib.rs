@@ -3,10 +3,13 @@
 #![deny(unsafe_code)]
 
 pub mod backends;
+pub mod codec;
 pub mod error;
 pub mod formats;
+pub mod framing;
 pub mod limits;
 pub mod storage;
+pub mod walog;
 
 pub use error::{PersistenceError, PersistenceResult};
 pub use storage::{Directory, DurableDirectory, FsDirectory, MemoryDirectory};

@@ -18,6 +18,15 @@ pub const FLUSH_EVERY_ENTRIES_DEFAULT: usize = 64;
 /// Default size at which a segment is sealed and the next one begun, in bytes.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 10 << 20;
 
+/// How much of a new segment is zero-filled by default, in bytes.
+pub const PREALLOCATE_BYTES_DEFAULT: u64 = 1 << 20;
+
+/// How long `open` waits for the lock file itself, in milliseconds: a killed owner's is free at once.
+pub const LOCK_FILE_WAIT_MS: u64 = 500;
+
+/// How often a reader begins anew when truncation removes what it is about to read.
+pub const READER_RETRIES_MAX: usize = 100;
+
 /// Default alignment of frames in a file, in bytes: one logical sector.
 pub const FRAME_ALIGNMENT_DEFAULT: u32 = 512;
 

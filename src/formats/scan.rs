@@ -212,6 +212,21 @@ impl Scanner {
         self.end
     }
 
+    /// How the scan stands.
+    pub fn end(&self) -> &ScanEnd {
+        &self.end
+    }
+
+    /// Looks once more at the place where the last good frame ends, in a file that may have grown. What was
+    /// found attested stays.
+    pub fn retry(&mut self, file_bytes: u64, known_end: Option<KnownEnd>) {
+        self.end.limit = known_end.map_or(file_bytes, |end| end.offset.min(file_bytes));
+        self.end.bad = BadFrame::None;
+        self.end.later_frames = 0;
+        self.end.trailing_bytes = false;
+        self.state = State::Frames;
+    }
+
     /// Goes on, with a window of the file that starts at `window_offset`.
     pub fn step<'w>(&mut self, window_offset: u64, window: &'w [u8]) -> Step<'w> {
         let view = View { offset: window_offset, bytes: window };

@@ -1,0 +1,10 @@
+//! Files of frames: batches encoded straight into commit buffers, and the scanner driven over a file.
+//!
+//! One framing layer serves segments, record logs and checkpoints. It neither decides what is torn (that
+//! is [`formats::scan`](crate::formats::scan)) nor when a file is created, sealed or cut.
+
+mod batch;
+mod reader;
+
+pub use batch::{Batch, Control, control_commit, header_commit};
+pub use reader::{Frame, FrameReader, HeaderRead, read_header};

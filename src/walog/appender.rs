@@ -1,0 +1,560 @@
+//! Writes batches into segments: the one place that orders a segment's creation, its first commit, its
+//! seal and the next segment's creation.
+//!
+//! One owner at a time drives an appender; who that is, the writers above decide. Order of a rotation:
+//! the new segment is created, zero-filled, given its header and its durable name; then the old one is
+//! synced and sealed, the seal naming the new one; only then does the first commit of the new segment
+//! begin. So a seal never names a segment that could be missing, and nothing acknowledged in the new
+//! segment rests on anything unsynced in the old one.
+
+use super::catalogue::{self, Chain};
+use super::options::{WalObserver, WalOptions};
+use super::walk::{self, LastSegment, LogEnd, Region, Requirements};
+use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
+use crate::formats::frame::{FrameSeed, Opening, Seal, SealReason};
+use crate::formats::header::{FileKind, Header};
+use crate::formats::names;
+use crate::framing::{Batch, Control, control_commit, header_commit};
+use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
+use crate::storage::{
+    Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, DirectoryLock, Effect, FileOptions, Latch,
+    open_commit_file, read_exact_at, sweep_temporaries,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a log is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenMode {
+    /// There must be no segment yet.
+    New,
+    /// Continue the log, or begin one.
+    NewOrExisting,
+    /// There must be a log. A torn tail is accepted if asked for.
+    Existing {
+        /// Whether a torn tail is accepted.
+        accept_torn: bool,
+    },
+}
+
+/// The writing end of a log.
+pub(crate) struct Appender<D: ?Sized> {
+    directory: Arc<D>,
+    options: WalOptions,
+    observer: Option<Arc<dyn WalObserver>>,
+    latch: Latch,
+    identity: u128,
+    current: Option<Current>,
+    /// What the next segment's opening frame says when there is no current segment.
+    predecessor: Opening,
+    next_segment_id: u64,
+    flushed_entry_id: u64,
+    durable_entry_id: u64,
+    is_durable: bool,
+    next_commit_id: u64,
+    _lock: Box<dyn DirectoryLock>,
+}
+
+/// The segment that is being written.
+struct Current {
+    file: Box<dyn CommitFile>,
+    id: u64,
+    path: String,
+    salt: u64,
+    seed: FrameSeed,
+    /// Where the next frame goes.
+    offset: u64,
+    /// Goes with the first commit.
+    opening: Option<Opening>,
+    created: Duration,
+}
+
+impl<D: Directory + ?Sized> Appender<D> {
+    /// Takes the locks, reads where the log ends, and makes what it found durable.
+    ///
+    /// `known` is an end that the caller read before: then only what stands behind it is read again.
+    pub(crate) fn open(
+        directory: Arc<D>,
+        options: WalOptions,
+        how: OpenMode,
+        known: Option<&LogEnd>,
+    ) -> PersistenceResult<(Self, LogEnd)> {
+        options.validate()?;
+        let is_durable = directory.as_durable().is_some();
+        prepare_folder(directory.as_ref(), how)?;
+        let lock = directory.lock(names::WAL_LOCK, Duration::from_millis(LOCK_FILE_WAIT_MS))?;
+        await_predecessor(directory.as_ref(), options.lock_wait)?;
+        sweep_temporaries(directory.as_ref(), names::WAL_DIRECTORY, None)?;
+        let chain = walk::read_chain(directory.as_ref(), options.identity)?;
+        check_expectation(&chain, how)?;
+        let end = find_end(directory.as_ref(), &chain, &options, known)?;
+        if let (Some(torn), OpenMode::Existing { accept_torn: false }) = (&end.torn, how) {
+            return Err(torn.clone().into());
+        }
+        if let Some(torn) = &end.torn {
+            tracing::warn!(path = %torn.path, offset = torn.offset, last_entry_id = torn.last_entry_id,
+                evidence = %torn.evidence, "the log ends in a torn tail, which is cut");
+        }
+        if is_durable {
+            for region in &end.unproven {
+                write_again(directory.as_ref(), region, &options)?;
+            }
+        }
+        remove_unstarted(directory.as_ref(), &chain)?;
+        let identity = match chain.identity {
+            Some(identity) => identity,
+            None => {
+                let random = &options.environment;
+                (u128::from(random.random()) << 64) | u128::from(random.random())
+            }
+        };
+        let predecessor = opening_after(&end);
+        let appender = Self {
+            directory,
+            observer: None,
+            latch: Latch::new(),
+            identity,
+            current: None,
+            predecessor,
+            next_segment_id: chain.highest_id + 1,
+            flushed_entry_id: end.last_entry_id,
+            durable_entry_id: if is_durable { end.last_entry_id } else { 0 },
+            is_durable,
+            next_commit_id: 1,
+            options,
+            _lock: lock,
+        };
+        Ok((appender, end))
+    }
+
+    pub(crate) fn options(&self) -> &WalOptions {
+        &self.options
+    }
+
+    pub(crate) fn options_mut(&mut self) -> &mut WalOptions {
+        &mut self.options
+    }
+
+    pub(crate) fn directory(&self) -> &Arc<D> {
+        &self.directory
+    }
+
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn WalObserver>> {
+        self.observer.as_ref()
+    }
+
+    pub(crate) fn set_observer(&mut self, observer: Arc<dyn WalObserver>) {
+        self.observer = Some(observer);
+    }
+
+    pub(crate) fn identity(&self) -> u128 {
+        self.identity
+    }
+
+    pub(crate) fn latch(&self) -> &Latch {
+        &self.latch
+    }
+
+    pub(crate) fn flushed_entry_id(&self) -> u64 {
+        self.flushed_entry_id
+    }
+
+    pub(crate) fn durable_entry_id(&self) -> u64 {
+        self.durable_entry_id
+    }
+
+    /// Id and bytes of the segment that is being written; id 0 before the first commit.
+    pub(crate) fn current_segment(&self) -> (u64, u64) {
+        self.current.as_ref().map_or((0, 0), |current| (current.id, current.offset))
+    }
+
+    pub(crate) fn strategy(&self) -> Option<CommitStrategy> {
+        self.current.as_ref().map(|current| current.file.strategy())
+    }
+
+    /// `Poisoned` after a failure.
+    pub(crate) fn check(&self) -> PersistenceResult<()> {
+        self.latch.check(self.durable_entry_id)
+    }
+
+    /// `NotSupported` where there is no stable storage; poisons nothing.
+    pub(crate) fn check_durable(&self, operation: &'static str) -> PersistenceResult<()> {
+        if self.is_durable {
+            return Ok(());
+        }
+        Err(PersistenceError::not_supported(operation, self.directory.backend_name()))
+    }
+
+    /// Makes sure that a segment is open which takes a frame of `frame_bytes`. May create files; an error
+    /// "out of space" here leaves the log as it was, and the same call may be repeated.
+    pub(crate) fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        self.check()?;
+        let now = self.options.environment.elapsed();
+        match &self.current {
+            None => {
+                let opening = self.predecessor;
+                let next = self.create_segment(opening)?;
+                self.current = Some(next);
+                Ok(())
+            }
+            Some(current) if current.opening.is_some() => Ok(()),
+            Some(current) => {
+                let too_large = current.offset.saturating_add(frame_bytes) > self.options.segment_bytes_max;
+                let too_old = self
+                    .options
+                    .segment_age_max
+                    .is_some_and(|age| now.saturating_sub(current.created) >= age);
+                if too_large || too_old { self.rotate() } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Writes a batch that continues the log. Any failure poisons; the batch's buffer comes back where
+    /// there is one. Room must have been made.
+    pub(crate) fn write(
+        &mut self,
+        batch: Batch,
+        effect: Effect,
+    ) -> (PersistenceResult<()>, Option<CommitBuffer>) {
+        if let Err(error) = self.check() {
+            return (Err(error), None);
+        }
+        let Some(current) = &mut self.current else {
+            return (Err(PersistenceError::invalid_state("write", "no room was made")), None);
+        };
+        debug_assert_eq!(batch.first_entry_id(), self.flushed_entry_id + 1);
+        let last_entry_id = batch.next_entry_id() - 1;
+        let opening = current.opening.as_ref();
+        let (buffer, range) = batch.finish(current.offset, current.seed, self.durable_entry_id, opening);
+        let bytes = range.len() as u64;
+        let commit = Commit { id: self.next_commit_id, offset: current.offset, buffer, range, effect };
+        self.next_commit_id += 1;
+        let (result, buffer) = current.file.commit(commit);
+        if let Err(error) = result {
+            return (Err(self.latch.trip(error)), buffer);
+        }
+        current.offset += bytes;
+        current.opening = None;
+        self.flushed_entry_id = last_entry_id;
+        if effect == Effect::Durable {
+            self.durable_entry_id = last_entry_id;
+        }
+        self.observe(effect);
+        (Ok(()), buffer)
+    }
+
+    /// Makes everything flushed durable.
+    pub(crate) fn sync(&mut self) -> PersistenceResult<()> {
+        self.check()?;
+        if self.durable_entry_id == self.flushed_entry_id {
+            return Ok(());
+        }
+        self.check_durable("sync")?;
+        self.commit_now(CommitBuffer::new(), Effect::Durable)?;
+        self.durable_entry_id = self.flushed_entry_id;
+        self.observe(Effect::Durable);
+        Ok(())
+    }
+
+    /// Writes a seal behind everything flushed, and makes both durable where that can be had. Writes
+    /// nothing when the current segment was never started.
+    pub(crate) fn seal(
+        &mut self,
+        reason: SealReason,
+        successor: Option<(u64, u64)>,
+    ) -> PersistenceResult<()> {
+        self.check()?;
+        if self.is_durable {
+            // So that the seal can attest the very last entry.
+            self.sync()?;
+        }
+        let (next_entry_id, durable) = (self.flushed_entry_id + 1, self.durable_entry_id);
+        let Some(current) = self.current.as_ref().filter(|current| current.opening.is_none()) else {
+            return Ok(());
+        };
+        let (successor_id, successor_salt) = successor.unwrap_or((0, 0));
+        let seal = Control::Seal(Seal { reason, successor_id, successor_salt });
+        let alignment = self.options.frame_alignment;
+        let buffer = control_commit(seal, current.offset, current.seed, alignment, next_entry_id, durable);
+        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
+        self.commit_now(buffer, effect)
+    }
+
+    /// Seals the log for good and cuts what was preallocated and not used.
+    pub(crate) fn close(&mut self) -> PersistenceResult<()> {
+        self.seal(SealReason::Close, None)?;
+        let Some(current) = self.current.take() else { return Ok(()) };
+        if current.opening.is_none() && current.file.size()? > current.offset {
+            // The seal says where the log ends, so zeros behind it mean nothing, cut or not.
+            match current.file.set_size(current.offset) {
+                Err(PersistenceError::NotSupported { .. }) => {}
+                result => result.map_err(|error| self.latch.trip(error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One commit at the end of the current segment.
+    fn commit_now(&mut self, buffer: CommitBuffer, effect: Effect) -> PersistenceResult<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let range = 0..buffer.len();
+        let bytes = range.len() as u64;
+        let commit = Commit { id: self.next_commit_id, offset: current.offset, buffer, range, effect };
+        self.next_commit_id += 1;
+        let (result, _) = current.file.commit(commit);
+        result.map_err(|error| self.latch.trip(error))?;
+        current.offset += bytes;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> PersistenceResult<()> {
+        let next = self.create_segment(Opening::default())?;
+        self.seal(SealReason::Rotation, Some((next.id, next.salt)))?;
+        let sealed = self.current.replace(next);
+        let (Some(sealed), Some(current)) = (sealed, &mut self.current) else { return Ok(()) };
+        current.opening = Some(Opening {
+            predecessor_salt: sealed.salt,
+            predecessor_id: sealed.id,
+            predecessor_end: sealed.offset,
+            predecessor_last_entry_id: self.flushed_entry_id,
+        });
+        tracing::debug!(sealed = sealed.id, current = current.id, "the log goes on in a new segment");
+        if let Some(observer) = &self.observer {
+            observer.on_segment_rotate(sealed.id, current.id);
+        }
+        Ok(())
+    }
+
+    /// A segment that is ready for its first commit: named, zero-filled, locked, with a durable header.
+    fn create_segment(&mut self, opening: Opening) -> PersistenceResult<Current> {
+        let id = self.next_segment_id;
+        let salt = self.options.environment.random();
+        let path = names::segment_path(id);
+        // Whatever becomes of the file, its id is used up.
+        self.next_segment_id += 1;
+        let file = match self.recycle(&path)? {
+            Some(file) => file,
+            None => {
+                let options = FileOptions::create_new()
+                    .aligned(self.options.frame_alignment)
+                    .locked()
+                    .zero_filled(self.options.zero_filled_bytes());
+                open_commit_file(self.directory.as_ref(), &path, &options)?
+            }
+        };
+        let alignment = self.options.frame_alignment;
+        let header = Header { file_id: id, ..Header::new(FileKind::Segment, alignment, self.identity, salt) };
+        let buffer = header_commit(&header);
+        let range = 0..buffer.len();
+        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
+        let (result, _) = file.commit(Commit { id: 0, offset: 0, buffer, range, effect });
+        if let Err(error) = result {
+            // Nothing was promised for this file yet. What cannot be removed is recognised as never started.
+            drop(file);
+            let _ = self.directory.delete(&path);
+            return Err(if error.is_out_of_space() { error } else { self.latch.trip(error) });
+        }
+        if let Some(durable) = self.directory.as_durable() {
+            durable.sync_parent_dir(&path).map_err(|error| self.latch.trip(error))?;
+        }
+        let created = self.options.environment.elapsed();
+        let (seed, offset) = (FrameSeed::new(salt), header.first_frame_offset());
+        Ok(Current { file, id, path, salt, seed, offset, opening: Some(opening), created })
+    }
+
+    /// A spare file, zeroed and renamed to `path`; `None` when there is none that can be used.
+    ///
+    /// It is zeroed whole before it gets its new name: an unwritten sector of a segment always reads as
+    /// zeros, so that a torn tail can be recognised.
+    fn recycle(&mut self, path: &str) -> PersistenceResult<Option<Box<dyn CommitFile>>> {
+        if self.options.recycle_capacity == 0 {
+            return Ok(None);
+        }
+        let (_, spares) = catalogue::list_names(self.directory.as_ref())?;
+        let Some(number) = spares.first() else { return Ok(None) };
+        let spare = names::spare_path(*number);
+        let options = FileOptions::existing().aligned(self.options.frame_alignment).locked();
+        let file = open_commit_file(self.directory.as_ref(), &spare, &options)?;
+        zero_whole(file.as_ref(), self.is_durable)?;
+        match self.directory.as_durable() {
+            Some(durable) => durable.atomic_rename_durable(&spare, path)?,
+            None => self.directory.atomic_rename(&spare, path)?,
+        }
+        Ok(Some(file))
+    }
+
+    fn observe(&self, effect: Effect) {
+        if let Some(observer) = &self.observer {
+            observer.on_flush(self.flushed_entry_id);
+            if effect == Effect::Durable {
+                observer.on_sync(self.durable_entry_id);
+            }
+        }
+    }
+
+    /// An empty batch behind everything flushed.
+    pub(crate) fn new_batch(&self) -> Batch {
+        let room = self.options.buffer_bytes.min(COMMIT_BUFFER_BYTES_INITIAL);
+        Batch::new(self.options.frame_alignment, self.flushed_entry_id + 1, room)
+    }
+
+    /// Path of the segment that is being written, for messages.
+    pub(crate) fn current_path(&self) -> Option<&str> {
+        self.current.as_ref().map(|current| current.path.as_str())
+    }
+}
+
+fn prepare_folder<D: Directory + ?Sized>(directory: &D, how: OpenMode) -> PersistenceResult<()> {
+    if directory.try_exists(names::WAL_DIRECTORY)? {
+        return Ok(());
+    }
+    if matches!(how, OpenMode::Existing { .. }) {
+        return Err(PersistenceError::NotFound { path: names::WAL_DIRECTORY.to_owned() });
+    }
+    match directory.as_durable() {
+        Some(durable) => durable.create_dir_all_durable(names::WAL_DIRECTORY),
+        None => directory.create_dir_all(names::WAL_DIRECTORY),
+    }
+}
+
+/// Waits until no request of a killed predecessor is landing in any file of the log.
+fn await_predecessor<D: Directory + ?Sized>(directory: &D, wait: Duration) -> PersistenceResult<()> {
+    let (segments, spares) = catalogue::list_names(directory)?;
+    let segments = segments.into_iter().map(names::segment_path);
+    for path in segments.chain(spares.into_iter().map(names::spare_path)) {
+        directory.await_unlocked(&path, wait)?;
+    }
+    Ok(())
+}
+
+fn check_expectation(chain: &Chain, how: OpenMode) -> PersistenceResult<()> {
+    let exists = !chain.segments.is_empty();
+    match how {
+        OpenMode::New if exists || chain.highest_id > 0 => Err(PersistenceError::invalid_state(
+            "beginning a new log",
+            "segments exist already; open the log or resume it",
+        )),
+        OpenMode::Existing { .. } if !exists => {
+            Err(PersistenceError::NotFound { path: names::segment_path(chain.highest_id.max(1)) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn find_end<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    options: &WalOptions,
+    known: Option<&LogEnd>,
+) -> PersistenceResult<LogEnd> {
+    let requirements = Requirements { id_floor: options.id_floor, least_end: None };
+    let end = walk::find_end(directory, chain, &requirements)?;
+    if let Some(known) = known {
+        if known.last_segment != end.last_segment || known.last_entry_id != end.last_entry_id {
+            return Err(PersistenceError::invalid_state(
+                "opening the log",
+                "it changed since it was read; recover again",
+            ));
+        }
+    }
+    if end.last_entry_id < options.id_floor {
+        // Ids never go back, and a log that ends before its checkpoint has lost something.
+        return Err(Corruption {
+            path: chain
+                .segments
+                .last()
+                .map_or_else(|| names::WAL_DIRECTORY.to_owned(), |last| last.path.clone()),
+            offset: end.last_segment.map_or(0, |last| last.end_offset),
+            entry_id: end.last_entry_id + 1,
+            check: Check::LogEnd { last_entry_id: end.last_entry_id, required_entry_id: options.id_floor },
+            proof: Proof::RequiredByCheckpoint {
+                entry_id: options.id_floor,
+                path: "the id floor".to_owned(),
+            },
+        }
+        .into());
+    }
+    Ok(end)
+}
+
+fn opening_after(end: &LogEnd) -> Opening {
+    let (predecessor_salt, predecessor_id, predecessor_end) = match end.last_segment {
+        Some(LastSegment { id, salt, end_offset }) => (salt, id, end_offset),
+        None => (0, 0, 0),
+    };
+    Opening {
+        predecessor_salt,
+        predecessor_id,
+        predecessor_end,
+        predecessor_last_entry_id: end.last_entry_id,
+    }
+}
+
+/// Writes recovered bytes to their own place once more and syncs them.
+///
+/// After a failed sync the kernel may hold pages marked clean that never reached the disk; syncing again
+/// would prove nothing, writing the same bytes again does.
+fn write_again<D: Directory + ?Sized>(
+    directory: &D,
+    region: &Region,
+    options: &WalOptions,
+) -> PersistenceResult<()> {
+    let file = directory.open_at(&region.path)?;
+    let target = open_commit_file(
+        directory,
+        &region.path,
+        &FileOptions::existing()
+            .aligned(options.frame_alignment.min(crate::limits::FRAME_ALIGNMENT_MIN))
+            .locked(),
+    )?;
+    let mut offset = region.from;
+    while offset < region.to {
+        let bytes = (region.to - offset).min(ZERO_FILL_BYTES as u64) as usize;
+        let mut buffer = CommitBuffer::with_capacity(bytes);
+        buffer.resize(bytes, 0);
+        read_exact_at(file.as_ref(), &region.path, offset, &mut buffer)?;
+        let last = offset + bytes as u64 == region.to;
+        let effect = if last { Effect::Durable } else { Effect::Flushed };
+        target.commit(Commit { id: 0, offset, buffer, range: 0..bytes, effect }).0?;
+        offset += bytes as u64;
+    }
+    Ok(())
+}
+
+fn zero_whole(file: &dyn CommitFile, durable: bool) -> PersistenceResult<()> {
+    let size = file.size()?;
+    let mut buffer = CommitBuffer::with_capacity(ZERO_FILL_BYTES);
+    buffer.resize(ZERO_FILL_BYTES, 0);
+    let mut offset = 0;
+    while offset < size {
+        let bytes = (size - offset).min(ZERO_FILL_BYTES as u64) as usize;
+        let (result, back) =
+            file.commit(Commit { id: 0, offset, buffer, range: 0..bytes, effect: Effect::Flushed });
+        result?;
+        buffer = back.unwrap_or_default();
+        offset += bytes as u64;
+    }
+    if durable {
+        file.commit(Commit {
+            id: 0,
+            offset: 0,
+            buffer: CommitBuffer::new(),
+            range: 0..0,
+            effect: Effect::Durable,
+        })
+        .0?;
+    }
+    Ok(())
+}
+
+/// Removes files that were prepared by an earlier writer and never started, where a later segment was.
+fn remove_unstarted<D: Directory + ?Sized>(directory: &D, chain: &Chain) -> PersistenceResult<()> {
+    let newest = chain.segments.last().map_or(0, |newest| newest.id);
+    for id in chain.unstarted.iter().filter(|id| **id < newest) {
+        match directory.delete(&names::segment_path(*id)) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The segmented write-ahead log under `wal/`.
+//!
+//! * [`WalWriter`]: one owner appends, flushes, syncs.
+//! * [`SyncWalWriter`]: many threads append and wait; whatever is waiting goes with the next commit.
+//! * [`WalReader`]: replays, from any entry on, beside a live writer and beside truncation.
+//! * [`WalMaintenance`]: which entries are where, and cutting the prefix that a checkpoint covers.
+//!
+//! Life of a log: `open` takes `wal/.lock`, waits until no request of a killed predecessor is landing any
+//! more, reads where the log ends, writes what nothing attests to be durable once more, and returns. The
+//! first commit creates a new segment whose opening frame says where the old one ends; the old one is
+//! never edited. Rotation seals a segment and goes on in the next. `close` seals the last.
+
+mod appender;
+mod catalogue;
+mod committer;
+mod compat;
+mod options;
+mod reader;
+mod trim;
+mod walk;
+mod writer;
+
+pub use committer::SyncWalWriter;
+pub use options::{WalObserver, WalOptions};
+pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
+pub use trim::{WalMaintenance, WalSegmentRange};
+pub use walk::{LastSegment, LogEnd, Region};
+pub use writer::WalWriter;
+
+pub(crate) use catalogue::Chain;
+pub(crate) use walk::{Requirements, read_chain, walk};

@@ -1,0 +1,116 @@
+//! How a write-ahead log is written.
+
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::limits;
+use crate::storage::{Environment, FlushPolicy, SystemEnvironment};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options of a writer. The bytes that it writes depend on these, the entries and the environment's
+/// randomness alone, never on the backend.
+#[derive(Clone, Debug)]
+pub struct WalOptions {
+    /// When entries are handed to the operating system without being asked to.
+    pub flush_policy: FlushPolicy,
+    /// Pending payload, in bytes, above which the same happens whatever the policy says.
+    pub buffer_bytes: usize,
+    /// A segment is sealed before a frame that would make it larger than this, in bytes. A batch that is
+    /// larger gets a segment of its own, and every segment holds at least one batch.
+    pub segment_bytes_max: u64,
+    /// A segment older than this is sealed before the next frame.
+    pub segment_age_max: Option<Duration>,
+    /// How much of a new segment is zero-filled before its first commit, in bytes; commits into it then
+    /// change no metadata. At most the segment limit is taken; 0 turns it off.
+    pub preallocate_bytes: u64,
+    /// How many truncated segments are kept to be used again.
+    pub recycle_capacity: usize,
+    /// Alignment of frames, in bytes: a power of two from 512 to 4096. Direct I/O needs at least the
+    /// device's logical sector.
+    pub frame_alignment: u32,
+    /// How long `open` waits for a killed predecessor's unfinished requests.
+    pub lock_wait: Duration,
+    /// A *new* log starts behind this entry id: the last one that a checkpoint covers.
+    pub id_floor: u64,
+    /// The log must have this identity; `None` takes any.
+    pub identity: Option<u128>,
+    /// Where salts, identities and time come from.
+    pub environment: Arc<dyn Environment>,
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        Self {
+            flush_policy: FlushPolicy::default(),
+            buffer_bytes: limits::BUFFER_BYTES_DEFAULT,
+            segment_bytes_max: limits::SEGMENT_BYTES_DEFAULT,
+            segment_age_max: None,
+            preallocate_bytes: limits::PREALLOCATE_BYTES_DEFAULT,
+            recycle_capacity: 0,
+            frame_alignment: limits::FRAME_ALIGNMENT_DEFAULT,
+            lock_wait: Duration::from_millis(limits::LOCK_WAIT_MS_DEFAULT),
+            id_floor: 0,
+            identity: None,
+            environment: Arc::new(SystemEnvironment::new()),
+        }
+    }
+}
+
+impl WalOptions {
+    /// Refuses what no log can be written with.
+    pub fn validate(&self) -> PersistenceResult<()> {
+        let alignment = self.frame_alignment;
+        let range = limits::FRAME_ALIGNMENT_MIN..=limits::FRAME_ALIGNMENT_MAX;
+        if !alignment.is_power_of_two() || !range.contains(&alignment) {
+            return Err(PersistenceError::invalid_config(
+                "frame_alignment",
+                format!("{alignment} is not a power of two from {} to {}", range.start(), range.end()),
+            ));
+        }
+        if self.segment_bytes_max == 0 {
+            return Err(PersistenceError::invalid_config("segment_bytes_max", "0 bytes hold nothing"));
+        }
+        if self.buffer_bytes > limits::BATCH_BYTES_MAX {
+            let reason =
+                format!("{} is more than a batch can hold ({})", self.buffer_bytes, limits::BATCH_BYTES_MAX);
+            return Err(PersistenceError::invalid_config("buffer_bytes", reason));
+        }
+        if self.id_floor == u64::MAX {
+            return Err(PersistenceError::invalid_config("id_floor", "no id is left above it"));
+        }
+        Ok(())
+    }
+
+    /// What is zero-filled of a new segment, in bytes.
+    pub(crate) fn zero_filled_bytes(&self) -> u64 {
+        let alignment = u64::from(self.frame_alignment);
+        self.preallocate_bytes.min(self.segment_bytes_max) / alignment * alignment
+    }
+}
+
+/// Is told what a writer does, and may veto truncation.
+///
+/// Called on the thread that does it; what a call costs, the writer pays.
+pub trait WalObserver: Send + Sync {
+    /// An entry was appended.
+    fn on_append(&self, entry_id: u64) {
+        let _ = entry_id;
+    }
+    /// Everything up to `entry_id` was handed to the operating system.
+    fn on_flush(&self, entry_id: u64) {
+        let _ = entry_id;
+    }
+    /// Everything up to `entry_id` is durable.
+    fn on_sync(&self, entry_id: u64) {
+        let _ = entry_id;
+    }
+    /// The log goes on in another segment.
+    fn on_segment_rotate(&self, sealed_segment_id: u64, new_segment_id: u64) {
+        let _ = (sealed_segment_id, new_segment_id);
+    }
+    /// A segment whose last entry is `last_entry_id` is about to be removed; an error keeps it, and is
+    /// returned from the truncation.
+    fn on_before_truncate(&self, segment_id: u64, last_entry_id: u64) -> PersistenceResult<()> {
+        let _ = (segment_id, last_entry_id);
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! Reads a chain of segments from an entry id to the end of the log, and says what that end is.
+//!
+//! Replay, resume, maintenance and the tool all come through here, so all reach the same verdict.
+
+use super::catalogue::{self, Chain, Started};
+use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof, TornTail};
+use crate::formats::frame::{Entries, FrameKind, SealReason};
+use crate::formats::header::Header;
+use crate::formats::scan::{self, OutsideAttestation, ScanEnd, Verdict};
+use crate::framing::FrameReader;
+use crate::storage::Directory;
+
+/// Where a log ends, and what that end is.
+#[derive(Clone, Debug)]
+pub struct LogEnd {
+    /// The last entry; the floor of ids when there is none.
+    pub last_entry_id: u64,
+    /// What a crash left behind it, if anything.
+    pub torn: Option<TornTail>,
+    /// The segment in which the log ends; `None` for a log without entries.
+    pub last_segment: Option<LastSegment>,
+    /// Regions that hold recovered entries which nothing attests to be durable.
+    pub unproven: Vec<Region>,
+    /// Everything up to here is attested durable.
+    pub attested_entry_id: u64,
+    /// Segments that were read.
+    pub segments_read: u64,
+    /// Entries in them.
+    pub entries_read: u64,
+    /// Paths of segments behind a tear, whose contents are dropped.
+    pub dropped: Vec<String>,
+    /// Whether the log ends with the seal of a closed writer.
+    pub closed: bool,
+}
+
+/// The segment that a new one will continue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSegment {
+    /// Its id.
+    pub id: u64,
+    /// Its salt.
+    pub salt: u64,
+    /// Where its last good frame ends.
+    pub end_offset: u64,
+}
+
+/// Bytes of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The file.
+    pub path: String,
+    /// First byte.
+    pub from: u64,
+    /// First byte behind.
+    pub to: u64,
+}
+
+/// What the end of a log has to satisfy.
+#[derive(Clone, Debug, Default)]
+pub struct Requirements {
+    /// The last entry that a checkpoint covers, or 0: the end of a log without entries.
+    pub id_floor: u64,
+    /// The least last entry, and who requires it.
+    pub least_end: Option<(u64, String)>,
+}
+
+/// Reads the entries from `from_entry_id` on, in order, and hands each to `visit`.
+///
+/// An error of `visit` ends the walk. Corruption is an error; a torn tail is part of the answer.
+pub fn walk<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    from_entry_id: u64,
+    requirements: &Requirements,
+    visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
+) -> PersistenceResult<LogEnd> {
+    let start = if chain.segments.is_empty() { 0 } else { chain.find(from_entry_id)? };
+    let mut walk = Walk { directory, chain, requirements, scanned: Vec::new(), entries: 0 };
+    for index in start..chain.segments.len() {
+        let end = walk.read_segment(index, from_entry_id, visit)?;
+        let reached = end.known_end.is_some_and(|known| {
+            end.offset == known.offset && end.last_entry_id() == Some(known.last_entry_id)
+        });
+        walk.scanned.push((index, end));
+        if !reached {
+            break;
+        }
+    }
+    walk.conclude()
+}
+
+/// Reads only what tells where the log ends: the newest segment, and older ones as far as nothing attests
+/// them.
+pub fn find_end<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    requirements: &Requirements,
+) -> PersistenceResult<LogEnd> {
+    let mut start = chain.segments.len().saturating_sub(1);
+    while start > 0
+        && chain.segments[start].durable_entry_id < chain.segments[start].opening.predecessor_last_entry_id
+    {
+        start -= 1;
+    }
+    let from = chain.segments.get(start).map_or(1, |segment| segment.first_entry_id);
+    walk(directory, chain, from, requirements, &mut |_, _| Ok(()))
+}
+
+struct Walk<'a, D: ?Sized> {
+    directory: &'a D,
+    chain: &'a Chain,
+    requirements: &'a Requirements,
+    scanned: Vec<(usize, ScanEnd)>,
+    entries: u64,
+}
+
+impl<D: Directory + ?Sized> Walk<'_, D> {
+    fn read_segment(
+        &mut self,
+        index: usize,
+        from_entry_id: u64,
+        visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
+    ) -> PersistenceResult<ScanEnd> {
+        let segment = &self.chain.segments[index];
+        let known_end = self.chain.segments.get(index + 1).map(Started::predecessor_end);
+        let file = self.directory.open_at(&segment.path)?;
+        let mut reader = FrameReader::new(file, &segment.path, &segment.header, known_end)?;
+        while let Some(frame) = reader.next_frame()? {
+            if frame.header.kind != FrameKind::Data || frame.header.next_entry_id() <= from_entry_id {
+                continue;
+            }
+            for (entry_id, payload) in Entries::new(&frame.header, frame.payload) {
+                if entry_id >= from_entry_id {
+                    self.entries += 1;
+                    visit(entry_id, payload)?;
+                }
+            }
+        }
+        Ok(reader.into_end())
+    }
+
+    fn conclude(self) -> PersistenceResult<LogEnd> {
+        let outside = self.outside_evidence()?;
+        let Some((index, end)) = self.scanned.last() else { return self.conclude_empty(outside) };
+        let segment = &self.chain.segments[*index];
+        let last_entry_id = end.last_entry_id().unwrap_or(segment.first_entry_id - 1);
+        let zeroed = segment.header.previous_salt == 0;
+        let torn = match scan::judge(end, last_entry_id, zeroed, outside.as_ref(), &segment.path) {
+            Verdict::Clean => None,
+            Verdict::Torn(evidence) => {
+                Some(TornTail { path: segment.path.clone(), offset: end.offset, last_entry_id, evidence })
+            }
+            Verdict::Corrupt(check, proof) => {
+                let entry_id = last_entry_id + 1;
+                return Err(Corruption {
+                    path: segment.path.clone(),
+                    offset: end.offset,
+                    entry_id,
+                    check,
+                    proof,
+                }
+                .into());
+            }
+        };
+        self.check_successor(*index, end)?;
+        let dropped = self.chain.segments[index + 1..].iter().map(|later| later.path.clone());
+        let dropped = dropped.chain(self.chain.unfinished.iter().map(|(path, _)| path.clone())).collect();
+        let attested = self.scanned.iter().map(|(_, end)| end.attested.durable_entry_id).max().unwrap_or(0);
+        let attested_entry_id =
+            attested.max(outside.map_or(0, |outside| outside.entry_id)).min(last_entry_id);
+        Ok(LogEnd {
+            last_entry_id,
+            torn,
+            last_segment: Some(LastSegment {
+                id: segment.id,
+                salt: segment.header.salt,
+                end_offset: end.offset,
+            }),
+            unproven: self.unproven(attested_entry_id),
+            attested_entry_id,
+            segments_read: self.scanned.len() as u64,
+            entries_read: self.entries,
+            dropped,
+            closed: end.seal.is_some_and(|seal| seal.reason == SealReason::Close),
+        })
+    }
+
+    /// A log in which no segment was ever started.
+    fn conclude_empty(&self, outside: Option<OutsideAttestation>) -> PersistenceResult<LogEnd> {
+        let last_entry_id = self.requirements.id_floor;
+        if let Some(outside) = outside.filter(|outside| outside.entry_id > last_entry_id) {
+            let path = self.chain.unfinished.first().map_or("wal", |(path, _)| path.as_str()).to_owned();
+            let check = Check::LogEnd { last_entry_id, required_entry_id: outside.entry_id };
+            let entry_id = last_entry_id + 1;
+            return Err(Corruption { path, offset: 0, entry_id, check, proof: outside.proof }.into());
+        }
+        Ok(LogEnd {
+            last_entry_id,
+            torn: None,
+            last_segment: None,
+            unproven: Vec::new(),
+            attested_entry_id: last_entry_id,
+            segments_read: 0,
+            entries_read: 0,
+            dropped: self.chain.unfinished.iter().map(|(path, _)| path.clone()).collect(),
+            closed: false,
+        })
+    }
+
+    /// The strongest evidence outside the segment in which the log ends: later segments, unfinished ones,
+    /// a checkpoint.
+    fn outside_evidence(&self) -> PersistenceResult<Option<OutsideAttestation>> {
+        let mut strongest: Option<OutsideAttestation> = None;
+        let mut raise = |entry_id: u64, proof: Proof| {
+            if strongest.as_ref().is_none_or(|strongest| entry_id > strongest.entry_id) {
+                strongest = Some(OutsideAttestation { entry_id, proof });
+            }
+        };
+        if let Some((entry_id, path)) = &self.requirements.least_end {
+            raise(*entry_id, Proof::RequiredByCheckpoint { entry_id: *entry_id, path: path.clone() });
+        }
+        let later = self.scanned.last().map_or(self.chain.segments.len(), |(index, _)| index + 1);
+        let later = self.chain.segments[later..].iter().map(|segment| (&segment.path, &segment.header));
+        let unfinished = self.chain.unfinished.iter().map(|(path, header)| (path, header));
+        for (path, header) in later.chain(unfinished) {
+            let attested = self.attested_by(path, header)?;
+            let (durable_entry_id, offset) = (attested.durable_entry_id, attested.offset);
+            raise(durable_entry_id, Proof::Attested { durable_entry_id, path: path.clone(), offset });
+        }
+        // Segments before the last one that was scanned attest too.
+        for (index, end) in self.scanned.iter().rev().skip(1) {
+            let (durable_entry_id, offset) = (end.attested.durable_entry_id, end.attested.offset);
+            let path = self.chain.segments[*index].path.clone();
+            raise(durable_entry_id, Proof::Attested { durable_entry_id, path, offset });
+        }
+        Ok(strongest)
+    }
+
+    fn attested_by(&self, path: &str, header: &Header) -> PersistenceResult<scan::Attestation> {
+        let mut reader = FrameReader::evidence_only(self.directory.open_at(path)?, path, header)?;
+        while reader.next_frame()?.is_some() {}
+        Ok(reader.into_end().attested)
+    }
+
+    /// A log whose last segment was sealed by a rotation went on in the segment that the seal names.
+    fn check_successor(&self, index: usize, end: &ScanEnd) -> PersistenceResult<()> {
+        let is_newest = index + 1 == self.chain.segments.len();
+        let Some(seal) = end.seal.filter(|seal| is_newest && seal.reason == SealReason::Rotation) else {
+            return Ok(());
+        };
+        if self.chain.knows(seal.successor_id, seal.successor_salt) {
+            return Ok(());
+        }
+        Err(Corruption {
+            path: crate::formats::names::segment_path(seal.successor_id),
+            offset: 0,
+            entry_id: end.next_entry_id.unwrap_or(0),
+            check: Check::SegmentMissing { segment_id: seal.successor_id },
+            proof: Proof::NamedBySeal { path: self.chain.segments[index].path.clone() },
+        }
+        .into())
+    }
+
+    fn unproven(&self, attested_entry_id: u64) -> Vec<Region> {
+        let open =
+            self.scanned.iter().filter(|(_, end)| end.last_entry_id().unwrap_or(0) > attested_entry_id);
+        open.filter_map(|(index, end)| {
+            let path = self.chain.segments[*index].path.clone();
+            end.unproven_offset.map(|from| Region { path, from, to: end.offset })
+        })
+        .collect()
+    }
+}
+
+/// Lists and resolves, beginning anew while truncation removes files in between.
+pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) -> PersistenceResult<Chain> {
+    let mut retries = 0;
+    loop {
+        match catalogue::read(directory) {
+            Ok(listing) => return catalogue::resolve(listing, identity),
+            Err(PersistenceError::NotFound { path })
+                if path != crate::formats::names::WAL_DIRECTORY
+                    && retries < crate::limits::READER_RETRIES_MAX =>
+            {
+                // Still listed and still not there is no race with truncation.
+                retries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
