@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod backends;
+pub mod checkpoint;
 pub mod codec;
 pub mod error;
 pub mod formats;

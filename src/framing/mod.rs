@@ -3,8 +3,12 @@
 //! One framing layer serves segments, record logs and checkpoints. It neither decides what is torn (that
 //! is [`formats::scan`](crate::formats::scan)) nor when a file is created, sealed or cut.
 
+mod again;
 mod batch;
+mod pending;
 mod reader;
 
+pub use again::{Region, write_again};
 pub use batch::{Batch, Control, control_commit, header_commit};
+pub use pending::{FrameSink, Pending};
 pub use reader::{Frame, FrameReader, HeaderRead, read_header};

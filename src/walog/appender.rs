@@ -9,16 +9,16 @@
 
 use super::catalogue::{self, Chain};
 use super::options::{WalObserver, WalOptions};
-use super::walk::{self, LastSegment, LogEnd, Region, Requirements};
+use super::walk::{self, LastSegment, LogEnd, Requirements};
 use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
 use crate::formats::frame::{FrameSeed, Opening, Seal, SealReason};
 use crate::formats::header::{FileKind, Header};
 use crate::formats::names;
-use crate::framing::{Batch, Control, control_commit, header_commit};
-use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
+use crate::framing::{Batch, Control, FrameSink, control_commit, header_commit, write_again};
+use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
 use crate::storage::{
-    Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, DirectoryLock, Effect, FileOptions, Latch,
-    open_commit_file, read_exact_at, sweep_temporaries,
+    Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, DirectoryLock, Effect, FileOptions,
+    FlushPolicy, Latch, open_commit_file, sweep_temporaries,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
         if is_durable {
             for region in &end.unproven {
-                write_again(directory.as_ref(), region, &options)?;
+                write_again(directory.as_ref(), region, FRAME_ALIGNMENT_MIN)?;
             }
         }
         remove_unstarted(directory.as_ref(), &chain)?;
@@ -172,88 +172,12 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.current.as_ref().map(|current| current.file.strategy())
     }
 
-    /// `Poisoned` after a failure.
-    pub(crate) fn check(&self) -> PersistenceResult<()> {
-        self.latch.check(self.durable_entry_id)
-    }
-
     /// `NotSupported` where there is no stable storage; poisons nothing.
     pub(crate) fn check_durable(&self, operation: &'static str) -> PersistenceResult<()> {
         if self.is_durable {
             return Ok(());
         }
         Err(PersistenceError::not_supported(operation, self.directory.backend_name()))
-    }
-
-    /// Makes sure that a segment is open which takes a frame of `frame_bytes`. May create files; an error
-    /// "out of space" here leaves the log as it was, and the same call may be repeated.
-    pub(crate) fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        self.check()?;
-        let now = self.options.environment.elapsed();
-        match &self.current {
-            None => {
-                let opening = self.predecessor;
-                let next = self.create_segment(opening)?;
-                self.current = Some(next);
-                Ok(())
-            }
-            Some(current) if current.opening.is_some() => Ok(()),
-            Some(current) => {
-                let too_large = current.offset.saturating_add(frame_bytes) > self.options.segment_bytes_max;
-                let too_old = self
-                    .options
-                    .segment_age_max
-                    .is_some_and(|age| now.saturating_sub(current.created) >= age);
-                if too_large || too_old { self.rotate() } else { Ok(()) }
-            }
-        }
-    }
-
-    /// Writes a batch that continues the log. Any failure poisons; the batch's buffer comes back where
-    /// there is one. Room must have been made.
-    pub(crate) fn write(
-        &mut self,
-        batch: Batch,
-        effect: Effect,
-    ) -> (PersistenceResult<()>, Option<CommitBuffer>) {
-        if let Err(error) = self.check() {
-            return (Err(error), None);
-        }
-        let Some(current) = &mut self.current else {
-            return (Err(PersistenceError::invalid_state("write", "no room was made")), None);
-        };
-        debug_assert_eq!(batch.first_entry_id(), self.flushed_entry_id + 1);
-        let last_entry_id = batch.next_entry_id() - 1;
-        let opening = current.opening.as_ref();
-        let (buffer, range) = batch.finish(current.offset, current.seed, self.durable_entry_id, opening);
-        let bytes = range.len() as u64;
-        let commit = Commit { id: self.next_commit_id, offset: current.offset, buffer, range, effect };
-        self.next_commit_id += 1;
-        let (result, buffer) = current.file.commit(commit);
-        if let Err(error) = result {
-            return (Err(self.latch.trip(error)), buffer);
-        }
-        current.offset += bytes;
-        current.opening = None;
-        self.flushed_entry_id = last_entry_id;
-        if effect == Effect::Durable {
-            self.durable_entry_id = last_entry_id;
-        }
-        self.observe(effect);
-        (Ok(()), buffer)
-    }
-
-    /// Makes everything flushed durable.
-    pub(crate) fn sync(&mut self) -> PersistenceResult<()> {
-        self.check()?;
-        if self.durable_entry_id == self.flushed_entry_id {
-            return Ok(());
-        }
-        self.check_durable("sync")?;
-        self.commit_now(CommitBuffer::new(), Effect::Durable)?;
-        self.durable_entry_id = self.flushed_entry_id;
-        self.observe(Effect::Durable);
-        Ok(())
     }
 
     /// Writes a seal behind everything flushed, and makes both durable where that can be had. Writes
@@ -404,6 +328,90 @@ impl<D: Directory + ?Sized> Appender<D> {
     }
 }
 
+impl<D: Directory + ?Sized> FrameSink for Appender<D> {
+    fn check(&self) -> PersistenceResult<()> {
+        self.latch.check(self.durable_entry_id)
+    }
+
+    fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        self.check()?;
+        let now = self.options.environment.elapsed();
+        match &self.current {
+            None => {
+                let opening = self.predecessor;
+                let next = self.create_segment(opening)?;
+                self.current = Some(next);
+                Ok(())
+            }
+            Some(current) if current.opening.is_some() => Ok(()),
+            Some(current) => {
+                let too_large = current.offset.saturating_add(frame_bytes) > self.options.segment_bytes_max;
+                let too_old = self
+                    .options
+                    .segment_age_max
+                    .is_some_and(|age| now.saturating_sub(current.created) >= age);
+                if too_large || too_old { self.rotate() } else { Ok(()) }
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
+        if let Err(error) = self.check() {
+            return (Err(error), None);
+        }
+        let Some(current) = &mut self.current else {
+            return (Err(PersistenceError::invalid_state("write", "no room was made")), None);
+        };
+        debug_assert_eq!(batch.first_entry_id(), self.flushed_entry_id + 1);
+        let last_entry_id = batch.next_entry_id() - 1;
+        let opening = current.opening.as_ref();
+        let (buffer, range) = batch.finish(current.offset, current.seed, self.durable_entry_id, opening);
+        let bytes = range.len() as u64;
+        let commit = Commit { id: self.next_commit_id, offset: current.offset, buffer, range, effect };
+        self.next_commit_id += 1;
+        let (result, buffer) = current.file.commit(commit);
+        if let Err(error) = result {
+            return (Err(self.latch.trip(error)), buffer);
+        }
+        current.offset += bytes;
+        current.opening = None;
+        self.flushed_entry_id = last_entry_id;
+        if effect == Effect::Durable {
+            self.durable_entry_id = last_entry_id;
+        }
+        self.observe(effect);
+        (Ok(()), buffer)
+    }
+
+    fn sync(&mut self) -> PersistenceResult<()> {
+        self.check()?;
+        if self.durable_entry_id == self.flushed_entry_id {
+            return Ok(());
+        }
+        self.check_durable("sync")?;
+        self.commit_now(CommitBuffer::new(), Effect::Durable)?;
+        self.durable_entry_id = self.flushed_entry_id;
+        self.observe(Effect::Durable);
+        Ok(())
+    }
+
+    fn next_entry_id(&self) -> u64 {
+        self.flushed_entry_id + 1
+    }
+
+    fn frame_alignment(&self) -> u32 {
+        self.options.frame_alignment
+    }
+
+    fn flush_settings(&self) -> (FlushPolicy, usize) {
+        (self.options.flush_policy, self.options.buffer_bytes)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.options.environment.elapsed()
+    }
+}
+
 fn prepare_folder<D: Directory + ?Sized>(directory: &D, how: OpenMode) -> PersistenceResult<()> {
     if directory.try_exists(names::WAL_DIRECTORY)? {
         return Ok(());
@@ -488,37 +496,6 @@ fn opening_after(end: &LogEnd) -> Opening {
         predecessor_end,
         predecessor_last_entry_id: end.last_entry_id,
     }
-}
-
-/// Writes recovered bytes to their own place once more and syncs them.
-///
-/// After a failed sync the kernel may hold pages marked clean that never reached the disk; syncing again
-/// would prove nothing, writing the same bytes again does.
-fn write_again<D: Directory + ?Sized>(
-    directory: &D,
-    region: &Region,
-    options: &WalOptions,
-) -> PersistenceResult<()> {
-    let file = directory.open_at(&region.path)?;
-    let target = open_commit_file(
-        directory,
-        &region.path,
-        &FileOptions::existing()
-            .aligned(options.frame_alignment.min(crate::limits::FRAME_ALIGNMENT_MIN))
-            .locked(),
-    )?;
-    let mut offset = region.from;
-    while offset < region.to {
-        let bytes = (region.to - offset).min(ZERO_FILL_BYTES as u64) as usize;
-        let mut buffer = CommitBuffer::with_capacity(bytes);
-        buffer.resize(bytes, 0);
-        read_exact_at(file.as_ref(), &region.path, offset, &mut buffer)?;
-        let last = offset + bytes as u64 == region.to;
-        let effect = if last { Effect::Durable } else { Effect::Flushed };
-        target.commit(Commit { id: 0, offset, buffer, range: 0..bytes, effect }).0?;
-        offset += bytes as u64;
-    }
-    Ok(())
 }
 
 fn zero_whole(file: &dyn CommitFile, durable: bool) -> PersistenceResult<()> {

@@ -15,7 +15,7 @@ use super::walk::LogEnd;
 use super::writer::WalWriter;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::framing::Batch;
+use crate::framing::{Batch, FrameSink};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::storage::{CommitBuffer, Directory, Effect, FlushPolicy, StableStorage};
 use std::marker::PhantomData;

@@ -20,11 +20,12 @@ mod trim;
 mod walk;
 mod writer;
 
+pub use crate::framing::Region;
 pub use committer::SyncWalWriter;
 pub use options::{WalObserver, WalOptions};
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
 pub use trim::{WalMaintenance, WalSegmentRange};
-pub use walk::{LastSegment, LogEnd, Region};
+pub use walk::{LastSegment, LogEnd};
 pub use writer::WalWriter;
 
 pub(crate) use catalogue::Chain;

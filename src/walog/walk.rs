@@ -7,7 +7,7 @@ use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof
 use crate::formats::frame::{Entries, FrameKind, SealReason};
 use crate::formats::header::Header;
 use crate::formats::scan::{self, OutsideAttestation, ScanEnd, Verdict};
-use crate::framing::FrameReader;
+use crate::framing::{FrameReader, Region};
 use crate::storage::Directory;
 
 /// Where a log ends, and what that end is.
@@ -42,17 +42,6 @@ pub struct LastSegment {
     pub salt: u64,
     /// Where its last good frame ends.
     pub end_offset: u64,
-}
-
-/// Bytes of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// The file.
-    pub path: String,
-    /// First byte.
-    pub from: u64,
-    /// First byte behind.
-    pub to: u64,
 }
 
 /// What the end of a log has to satisfy.

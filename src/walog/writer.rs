@@ -5,8 +5,7 @@ use super::options::{WalObserver, WalOptions};
 use super::walk::LogEnd;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::framing::Batch;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::framing::{Batch, FrameSink, Pending};
 use crate::storage::{CommitStrategy, Directory, Effect, FlushPolicy, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -61,9 +60,8 @@ enum Stage<D: Directory + ?Sized> {
 
 struct Open<D: Directory + ?Sized> {
     appender: Appender<D>,
-    batch: Option<Batch>,
+    pending: Pending,
     found: LogEnd,
-    last_flush: Duration,
 }
 
 impl<E, D: Directory + ?Sized> WalWriter<E, D> {
@@ -135,8 +133,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
         known: Option<&LogEnd>,
     ) -> PersistenceResult<Self> {
         let (appender, found) = Appender::open(directory, options, how, known)?;
-        let last_flush = appender.options().environment.elapsed();
-        let stage = Stage::Open(Box::new(Open { appender, batch: None, found, last_flush }));
+        let stage = Stage::Open(Box::new(Open { appender, pending: Pending::default(), found }));
         Ok(Self { stage, closed: false, _entry: PhantomData })
     }
 
@@ -329,8 +326,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
             if let Some(observer) = observer {
                 appender.set_observer(Arc::clone(observer));
             }
-            let last_flush = appender.options().environment.elapsed();
-            self.stage = Stage::Open(Box::new(Open { appender, batch: None, found, last_flush }));
+            self.stage = Stage::Open(Box::new(Open { appender, pending: Pending::default(), found }));
         }
         match &mut self.stage {
             Stage::Open(open) => Ok(open),
@@ -377,11 +373,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     where
         D: StableStorage,
     {
-        let open = self.open_stage()?;
-        open.appender.check_durable("append_bytes_durable")?;
-        let entry_id = open.push(|batch| batch.push(payload))?;
-        open.flush(Effect::Durable)?;
-        Ok(entry_id)
+        self.open_stage()?.append_durable_with(|batch| batch.push(payload))
     }
 
     /// Writes down that everything appended is durable, for the case that nothing follows for a while.
@@ -420,131 +412,54 @@ impl<E: serde::Serialize, D: Directory + ?Sized> WalWriter<E, D> {
     where
         D: StableStorage,
     {
-        let open = self.open_stage()?;
-        open.appender.check_durable("append_durable")?;
-        let entry_id =
-            open.push(|batch| batch.push_with(|buffer| crate::codec::Postcard::write(entry, buffer)))?;
-        open.flush(Effect::Durable)?;
-        Ok(entry_id)
+        let push = |batch: &mut Batch| batch.push_with(|buffer| crate::codec::Postcard::write(entry, buffer));
+        self.open_stage()?.append_durable_with(push)
     }
 }
 
 impl<D: Directory + ?Sized> Open<D> {
     fn next_entry_id(&self) -> u64 {
-        self.batch.as_ref().map_or(self.appender.flushed_entry_id() + 1, Batch::next_entry_id)
-    }
-
-    /// Appends to the pending batch, without flushing behind it.
-    fn push(&mut self, push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>) -> PersistenceResult<u64> {
-        self.appender.check()?;
-        // A batch that is nearly as large as a frame can be goes first.
-        if self.batch.as_ref().is_some_and(|batch| batch.payload_bytes() >= BATCH_BYTES_MAX / 2) {
-            self.flush(Effect::Flushed)?;
-        }
-        let batch = match &mut self.batch {
-            Some(batch) => batch,
-            None => self.batch.insert(self.appender.new_batch()),
-        };
-        let entry_id = push(batch)?;
-        if let Some(observer) = self.appender.observer() {
-            observer.on_append(entry_id);
-        }
-        Ok(entry_id)
+        self.pending.next_entry_id(&self.appender)
     }
 
     fn append_with(
         &mut self,
         push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let mark = self.batch.as_ref().map(Batch::mark);
-        let entry_id = self.push(push)?;
-        self.flush_by_policy(mark, entry_id)
+        let entry_id = self.pending.append(&mut self.appender, push)?;
+        if let Some(observer) = self.appender.observer() {
+            observer.on_append(entry_id);
+        }
+        Ok(entry_id)
     }
 
     fn append_batch_with(
         &mut self,
         count: usize,
-        mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+        push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<Vec<u64>> {
-        self.appender.check()?;
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
-            // A frame is the unit of atomicity; sharing one with earlier entries would be harmless, but a
-            // large batch might not fit behind them.
-            self.flush(Effect::Flushed)?;
-        }
-        let batch = match &mut self.batch {
-            Some(batch) => batch,
-            None => self.batch.insert(self.appender.new_batch()),
-        };
-        let mark = batch.mark();
-        let mut ids = Vec::with_capacity(count);
-        for index in 0..count {
-            match push(batch, index) {
-                Ok(entry_id) => ids.push(entry_id),
-                Err(error) => {
-                    batch.roll_back(mark);
-                    return Err(error);
-                }
-            }
-        }
+        let ids = self.pending.append_batch(&mut self.appender, count, push)?;
         if let Some(observer) = self.appender.observer() {
             ids.iter().for_each(|entry_id| observer.on_append(*entry_id));
         }
-        self.flush_by_policy(Some(mark), *ids.last().unwrap_or(&0))?;
         Ok(ids)
     }
 
-    /// Flushes if the policy or the buffer says so. When that finds no space, nothing was written: the
-    /// entries appended behind `mark` are taken back, so that the error means "not appended".
-    fn flush_by_policy(&mut self, mark: Option<(usize, u32)>, entry_id: u64) -> PersistenceResult<u64> {
-        let Some(batch) = &self.batch else { return Ok(entry_id) };
-        let options = self.appender.options();
-        let full = batch.payload_bytes() >= options.buffer_bytes;
-        let due = match options.flush_policy {
-            FlushPolicy::PerAppend => true,
-            FlushPolicy::EveryN(entries) => batch.entry_count() as usize >= entries.max(1),
-            FlushPolicy::Interval(interval) => {
-                options.environment.elapsed().saturating_sub(self.last_flush) >= interval
-            }
-            FlushPolicy::Manual => false,
-        };
-        if !full && !due {
-            return Ok(entry_id);
+    fn append_durable_with(
+        &mut self,
+        push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
+    ) -> PersistenceResult<u64> {
+        self.appender.check_durable("a durable append")?;
+        let entry_id = self.pending.push(&mut self.appender, push)?;
+        if let Some(observer) = self.appender.observer() {
+            observer.on_append(entry_id);
         }
-        match self.flush(Effect::Flushed) {
-            Ok(()) => Ok(entry_id),
-            Err(error) => {
-                if self.appender.check().is_ok() {
-                    match (mark, &mut self.batch) {
-                        (Some(mark), Some(batch)) => batch.roll_back(mark),
-                        _ => self.batch = None,
-                    }
-                }
-                Err(error)
-            }
-        }
+        self.flush(Effect::Durable)?;
+        Ok(entry_id)
     }
 
     fn flush(&mut self, effect: Effect) -> PersistenceResult<()> {
-        self.appender.check()?;
-        match &self.batch {
-            Some(batch) if !batch.is_empty() => self.appender.make_room(batch.frame_bytes())?,
-            _ if effect == Effect::Durable => return self.appender.sync(),
-            _ => return Ok(()),
-        }
-        let Some(batch) = self.batch.take() else { return Ok(()) };
-        let (result, buffer) = self.appender.write(batch, effect);
-        result?;
-        self.last_flush = self.appender.options().environment.elapsed();
-        let next = self.appender.flushed_entry_id() + 1;
-        let options = self.appender.options();
-        // A buffer that one huge batch has grown is not kept.
-        let kept = buffer.filter(|buffer| buffer.capacity() <= 4 * options.buffer_bytes.max(1 << 20));
-        self.batch = kept.map(|buffer| Batch::reuse(buffer, options.frame_alignment, next));
-        Ok(())
+        self.pending.flush(&mut self.appender, effect)
     }
 }
 
