@@ -9,6 +9,9 @@ pub mod error;
 pub mod formats;
 pub mod framing;
 pub mod limits;
+pub mod publish;
+pub mod recordlog;
+pub mod recover;
 pub mod storage;
 pub mod walog;
 

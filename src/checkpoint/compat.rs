@@ -16,7 +16,7 @@ impl<D: Directory + ?Sized> CheckpointFile<D> {
         state: &T,
     ) -> PersistenceResult<()> {
         let mut writer = self.writer(path, CheckpointMeta::standalone(last_applied_entry_id))?;
-        Postcard::write(state, &mut writer)?;
+        writer.write_postcard(state)?;
         writer.finish()
     }
 
@@ -32,7 +32,7 @@ impl<D: Directory + ?Sized> CheckpointFile<D> {
     {
         self.directory.stable()?;
         let mut writer = self.writer(path, CheckpointMeta::standalone(last_applied_entry_id))?;
-        Postcard::write(state, &mut writer)?;
+        writer.write_postcard(state)?;
         writer.finish_durable()
     }
 

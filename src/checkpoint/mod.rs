@@ -44,8 +44,8 @@ pub struct CheckpointFile<D: Directory + ?Sized = dyn Directory> {
 
 impl<D: Directory + ?Sized> CheckpointFile<D> {
     /// Checkpoints in `directory`.
-    pub fn new(directory: impl Into<Arc<D>>) -> Self {
-        Self { directory: directory.into() }
+    pub fn new(directory: Arc<D>) -> Self {
+        Self { directory }
     }
 
     /// Begins a checkpoint: write the state into the writer, then finish it. Until then `path` keeps what

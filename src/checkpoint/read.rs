@@ -23,7 +23,8 @@ pub struct CheckpointReader {
 }
 
 impl CheckpointReader {
-    pub(super) fn open<D: Directory + ?Sized>(directory: &D, path: &str) -> PersistenceResult<Self> {
+    /// Opens the checkpoint at `path`. `MissingCheckpoint` when there is none.
+    pub fn open<D: Directory + ?Sized>(directory: &D, path: &str) -> PersistenceResult<Self> {
         let file = directory.open_at(path).map_err(|error| match error {
             PersistenceError::NotFound { path } => PersistenceError::MissingCheckpoint { path },
             error => error,

@@ -26,10 +26,12 @@ pub struct CheckpointWriter<'d, D: Directory + ?Sized> {
     chunk: Vec<u8>,
     buffer: Option<CommitBuffer>,
     finished: bool,
+    /// The failure behind an error that went through [`Write`].
+    failure: Option<PersistenceError>,
 }
 
 impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
-    pub(super) fn begin(directory: &'d D, path: &str, meta: CheckpointMeta) -> PersistenceResult<Self> {
+    pub(crate) fn begin(directory: &'d D, path: &str, meta: CheckpointMeta) -> PersistenceResult<Self> {
         crate::storage::path::check(path)?;
         let parent = path::parent(path);
         if !parent.is_empty() {
@@ -57,6 +59,7 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
             chunk: Vec::new(),
             buffer: None,
             finished: false,
+            failure: None,
         };
         let buffer = header_commit(&header);
         let bytes = buffer.len();
@@ -78,6 +81,17 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
         Ok(())
     }
 
+    /// Appends a value, encoded with postcard.
+    #[cfg(feature = "postcard")]
+    pub fn write_postcard<T: serde::Serialize + ?Sized>(&mut self, state: &T) -> PersistenceResult<()> {
+        let encoded = crate::codec::Postcard::write(state, self);
+        // A codec only hears "the write failed"; the failure itself says more.
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None => encoded,
+        }
+    }
+
     /// Ends the checkpoint and puts it into place. Survives the death of the process, not a power cut.
     pub fn finish(mut self) -> PersistenceResult<()> {
         self.seal(Effect::Flushed)?;
@@ -88,7 +102,15 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
 
     /// Ends the checkpoint, makes its contents durable, puts it into place, and makes the name durable.
     /// `NotSupported` where there is no stable storage.
-    pub fn finish_durable(mut self) -> PersistenceResult<()> {
+    pub fn finish_durable(self) -> PersistenceResult<()> {
+        self.finish_durable_after(|| Ok(()))
+    }
+
+    /// [`finish_durable`](Self::finish_durable), with a step between "contents durable" and "in place".
+    pub(crate) fn finish_durable_after(
+        mut self,
+        before_rename: impl FnOnce() -> PersistenceResult<()>,
+    ) -> PersistenceResult<()> {
         let Some(durable) = self.directory.as_durable() else {
             return Err(PersistenceError::not_supported(
                 "a durable checkpoint",
@@ -96,6 +118,7 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
             ));
         };
         self.seal(Effect::Durable)?;
+        before_rename()?;
         durable.atomic_rename_durable(&self.temporary, &self.path)?;
         self.finished = true;
         Ok(())
@@ -154,7 +177,7 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
 
 impl<D: Directory + ?Sized> Write for CheckpointWriter<'_, D> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.write_state(bytes)?;
+        self.write_state(bytes).inspect_err(|error| self.failure = Some(error.clone()))?;
         Ok(bytes.len())
     }
 

@@ -107,25 +107,21 @@ pub trait Directory: Send + Sync {
     }
 
     /// Opens a file for commits. The default writes strictly forward through
-    /// [`create_file`](Self::create_file), so it makes new files only, and is never durable.
+    /// [`create_file`](Self::create_file) or [`append_file`](Self::append_file), so an existing file can only
+    /// be continued at its end, nothing is zero-filled, and nothing is ever durable.
     fn open_commit_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
         super::path::check(path)?;
-        if !options.create_new {
-            return Err(PersistenceError::not_supported(
-                "writing into an existing file",
-                self.backend_name(),
-            ));
+        let exists = self.try_exists(path)?;
+        if options.create_new && exists {
+            let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(PersistenceError::io("create", path, None, source));
         }
-        if self.try_exists(path)? {
-            return Err(PersistenceError::io(
-                "create",
-                path,
-                None,
-                std::io::Error::from(std::io::ErrorKind::AlreadyExists),
-            ));
-        }
-        let writer = self.create_file(path)?;
-        Ok(Box::new(SequentialFile::new(writer, path, self.backend_name(), options)?))
+        let (writer, position) = match (options.create_new, exists) {
+            (true, _) => (self.create_file(path)?, 0),
+            (false, true) => (self.append_file(path)?, self.open_at(path)?.size()?),
+            (false, false) => return Err(PersistenceError::NotFound { path: path.to_owned() }),
+        };
+        Ok(Box::new(SequentialFile::new(writer, path, self.backend_name(), position)))
     }
 
     /// Takes the exclusive lock named by a lock file, which is created when there is none, and waits at

@@ -1,8 +1,6 @@
 //! Commits through a plain forward writer, for directories that offer nothing better.
 
-use super::commit::{
-    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, FileOptions, Submitted, Wait,
-};
+use super::commit::{Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Submitted, Wait};
 use super::latch::Latch;
 use crate::error::{PersistenceError, PersistenceResult};
 use std::collections::VecDeque;
@@ -25,16 +23,10 @@ struct State {
 }
 
 impl SequentialFile {
-    /// Wraps a writer that stands at the beginning of an empty file. Zero-filling is not possible ahead of
-    /// data that is written forward, so that option is ignored.
-    pub fn new(
-        writer: Box<dyn Write + Send>,
-        path: &str,
-        backend: &'static str,
-        _options: &FileOptions,
-    ) -> PersistenceResult<Self> {
-        let state = State { writer, position: 0, completed: VecDeque::with_capacity(1) };
-        Ok(Self { path: path.to_owned(), backend, latch: Latch::new(), state: Mutex::new(state) })
+    /// Wraps a writer that stands at `position`, the end of its file.
+    pub fn new(writer: Box<dyn Write + Send>, path: &str, backend: &'static str, position: u64) -> Self {
+        let state = State { writer, position, completed: VecDeque::with_capacity(1) };
+        Self { path: path.to_owned(), backend, latch: Latch::new(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -455,7 +455,7 @@ fn find_end<D: Directory + ?Sized>(
     options: &WalOptions,
     known: Option<&LogEnd>,
 ) -> PersistenceResult<LogEnd> {
-    let requirements = Requirements { id_floor: options.id_floor, least_end: None };
+    let requirements = Requirements { id_floor: options.id_floor, ..Requirements::default() };
     let end = walk::find_end(directory, chain, &requirements)?;
     if let Some(known) = known {
         if known.last_segment != end.last_segment || known.last_entry_id != end.last_entry_id {

@@ -57,12 +57,12 @@ struct Shared {
 
 impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// Opens the log, as [`WalWriter::open`] does.
-    pub fn open(directory: impl Into<Arc<D>>) -> PersistenceResult<Self> {
+    pub fn open(directory: Arc<D>) -> PersistenceResult<Self> {
         Self::configure(directory, WalOptions::default())
     }
 
     /// Opens the log with options.
-    pub fn configure(directory: impl Into<Arc<D>>, options: WalOptions) -> PersistenceResult<Self> {
+    pub fn configure(directory: Arc<D>, options: WalOptions) -> PersistenceResult<Self> {
         Self::from_writer(WalWriter::<E, D>::open_with(directory, options)?)
     }
 

@@ -9,16 +9,12 @@ use std::sync::Arc;
 
 impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     /// [`new_with`](Self::new_with) a flush policy and a buffer size.
-    pub fn with_options(
-        directory: impl Into<Arc<D>>,
-        flush_policy: FlushPolicy,
-        buffer_bytes: usize,
-    ) -> Self {
+    pub fn with_options(directory: Arc<D>, flush_policy: FlushPolicy, buffer_bytes: usize) -> Self {
         Self::new_with(directory, WalOptions { flush_policy, buffer_bytes, ..WalOptions::default() })
     }
 
     /// [`new_with`](Self::new_with) a flush policy.
-    pub fn with_flush_policy(directory: impl Into<Arc<D>>, flush_policy: FlushPolicy) -> Self {
+    pub fn with_flush_policy(directory: Arc<D>, flush_policy: FlushPolicy) -> Self {
         Self::new_with(directory, WalOptions { flush_policy, ..WalOptions::default() })
     }
 }

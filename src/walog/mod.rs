@@ -28,5 +28,5 @@ pub use trim::{WalMaintenance, WalSegmentRange};
 pub use walk::{LastSegment, LogEnd};
 pub use writer::WalWriter;
 
-pub(crate) use catalogue::Chain;
-pub(crate) use walk::{Requirements, read_chain, walk};
+pub(crate) use reader::at_entry;
+pub(crate) use walk::{Requirements, read_chain};

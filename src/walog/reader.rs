@@ -53,8 +53,8 @@ pub struct WalReader<E = (), D: Directory + ?Sized = dyn Directory> {
 
 impl<E, D: Directory + ?Sized> WalReader<E, D> {
     /// A reader of the log in `directory`.
-    pub fn new(directory: impl Into<Arc<D>>) -> Self {
-        Self { directory: directory.into(), identity: None, _entry: PhantomData }
+    pub fn new(directory: Arc<D>) -> Self {
+        Self { directory, identity: None, _entry: PhantomData }
     }
 
     /// Accepts only the log with this identity.

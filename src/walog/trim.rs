@@ -35,8 +35,8 @@ pub struct WalMaintenance<D: Directory + ?Sized = dyn Directory> {
 
 impl<D: Directory + ?Sized> WalMaintenance<D> {
     /// Maintenance of the log in `directory`.
-    pub fn new(directory: impl Into<Arc<D>>) -> Self {
-        Self { directory: directory.into() }
+    pub fn new(directory: Arc<D>) -> Self {
+        Self { directory }
     }
 
     /// The segments of the log and their entries. Only the newest segment's frames are read, to learn where

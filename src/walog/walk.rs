@@ -51,6 +51,9 @@ pub struct Requirements {
     pub id_floor: u64,
     /// The least last entry, and who requires it.
     pub least_end: Option<(u64, String)>,
+    /// There must be a segment: a checkpoint of this very log exists, and its newest segment is never
+    /// removed.
+    pub log_expected: bool,
 }
 
 /// Reads the entries from `from_entry_id` on, in order, and hands each to `visit`.
@@ -177,7 +180,10 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
     /// A log in which no segment was ever started.
     fn conclude_empty(&self, outside: Option<OutsideAttestation>) -> PersistenceResult<LogEnd> {
         let last_entry_id = self.requirements.id_floor;
-        if let Some(outside) = outside.filter(|outside| outside.entry_id > last_entry_id) {
+        let missing = |outside: &OutsideAttestation| {
+            outside.entry_id > last_entry_id || (self.requirements.log_expected && outside.entry_id > 0)
+        };
+        if let Some(outside) = outside.filter(missing) {
             let path = self.chain.unfinished.first().map_or("wal", |(path, _)| path.as_str()).to_owned();
             let check = Check::LogEnd { last_entry_id, required_entry_id: outside.entry_id };
             let entry_id = last_entry_id + 1;

@@ -5,7 +5,7 @@ use super::options::{WalObserver, WalOptions};
 use super::walk::LogEnd;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::framing::{Batch, FrameSink, Pending};
+use crate::framing::{Batch, Pending};
 use crate::storage::{CommitStrategy, Directory, Effect, FlushPolicy, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -66,13 +66,13 @@ struct Open<D: Directory + ?Sized> {
 
 impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     /// A writer for a new log. Touches nothing until the first append, which fails when segments exist.
-    pub fn new(directory: impl Into<Arc<D>>) -> Self {
+    pub fn new(directory: Arc<D>) -> Self {
         Self::new_with(directory, WalOptions::default())
     }
 
     /// [`new`](Self::new) with options.
-    pub fn new_with(directory: impl Into<Arc<D>>, options: WalOptions) -> Self {
-        let stage = Stage::Untouched { directory: directory.into(), options, observer: None };
+    pub fn new_with(directory: Arc<D>, options: WalOptions) -> Self {
+        let stage = Stage::Untouched { directory, options, observer: None };
         Self { stage, closed: false, _entry: PhantomData }
     }
 
@@ -85,37 +85,34 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     /// On error: no byte of the log was changed, except that recovered bytes may have been written to their
     /// own place again.
     /// If it never returns: the same.
-    pub fn open(directory: impl Into<Arc<D>>) -> PersistenceResult<Self> {
+    pub fn open(directory: Arc<D>) -> PersistenceResult<Self> {
         Self::open_with(directory, WalOptions::default())
     }
 
     /// [`open`](Self::open) with options.
-    pub fn open_with(directory: impl Into<Arc<D>>, options: WalOptions) -> PersistenceResult<Self> {
-        Self::open_as(directory.into(), options, OpenMode::NewOrExisting, None)
+    pub fn open_with(directory: Arc<D>, options: WalOptions) -> PersistenceResult<Self> {
+        Self::open_as(directory, options, OpenMode::NewOrExisting, None)
     }
 
     /// Like [`open`](Self::open), but there must be a log (`NotFound` otherwise), and it must end cleanly
     /// (`TornTail` otherwise).
-    pub fn resume(directory: impl Into<Arc<D>>) -> PersistenceResult<Self> {
+    pub fn resume(directory: Arc<D>) -> PersistenceResult<Self> {
         Self::resume_with(directory, WalOptions::default())
     }
 
     /// [`resume`](Self::resume) with options.
-    pub fn resume_with(directory: impl Into<Arc<D>>, options: WalOptions) -> PersistenceResult<Self> {
-        Self::open_as(directory.into(), options, OpenMode::Existing { accept_torn: false }, None)
+    pub fn resume_with(directory: Arc<D>, options: WalOptions) -> PersistenceResult<Self> {
+        Self::open_as(directory, options, OpenMode::Existing { accept_torn: false }, None)
     }
 
     /// Like [`open`](Self::open), but there must be a log (`NotFound` otherwise).
-    pub fn resume_after_crash(directory: impl Into<Arc<D>>) -> PersistenceResult<Self> {
+    pub fn resume_after_crash(directory: Arc<D>) -> PersistenceResult<Self> {
         Self::resume_after_crash_with(directory, WalOptions::default())
     }
 
     /// [`resume_after_crash`](Self::resume_after_crash) with options.
-    pub fn resume_after_crash_with(
-        directory: impl Into<Arc<D>>,
-        options: WalOptions,
-    ) -> PersistenceResult<Self> {
-        Self::open_as(directory.into(), options, OpenMode::Existing { accept_torn: true }, None)
+    pub fn resume_after_crash_with(directory: Arc<D>, options: WalOptions) -> PersistenceResult<Self> {
+        Self::open_as(directory, options, OpenMode::Existing { accept_torn: true }, None)
     }
 
     pub(crate) fn open_known(
@@ -291,6 +288,14 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
             Stage::Untouched { observer: slot, .. } => *slot = Some(observer),
             Stage::Open(open) => open.appender.set_observer(observer),
             Stage::Closed => {}
+        }
+    }
+
+    pub(crate) fn observer(&self) -> Option<Arc<dyn WalObserver>> {
+        match &self.stage {
+            Stage::Untouched { observer, .. } => observer.clone(),
+            Stage::Open(open) => open.appender.observer().cloned(),
+            Stage::Closed => None,
         }
     }
 
