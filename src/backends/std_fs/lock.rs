@@ -1,0 +1,228 @@
+//! Locks of the operating system.
+//!
+//! Lives here: lock files, and locks of the descriptors that are written through. Not here: who takes
+//! which lock when.
+//!
+//! Invariant: no lock is ever let go of by name or by an unlock call, only by closing the descriptor.
+//! The kernel frees an flock with the last reference to the open file description, requests in flight
+//! included; an unlock call would free it under writes that are still landing.
+
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::storage::DirectoryLock;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(5);
+
+/// An exclusive lock, held until it is dropped.
+#[derive(Debug)]
+struct FileLock {
+    // Held, never used.
+    _file: File,
+}
+
+impl DirectoryLock for FileLock {
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+}
+
+/// What came of one attempt.
+enum Attempt<T> {
+    Taken(T),
+    /// Somebody else holds it.
+    Busy,
+}
+
+/// Takes the lock named by a lock file, which is made when there is none and never deleted.
+pub(super) fn lock_path(
+    resolved: &Path,
+    path: &str,
+    wait: Duration,
+) -> PersistenceResult<Box<dyn DirectoryLock>> {
+    let attempt = || os::try_lock_path(resolved);
+    match retry(wait, attempt).map_err(|source| failed(path, source))? {
+        Attempt::Taken(file) => {
+            note_holder(&file);
+            Ok(Box::new(FileLock { _file: file }))
+        }
+        Attempt::Busy => {
+            Err(PersistenceError::LockFailed { resource: path.to_owned(), reason: describe_holder(resolved) })
+        }
+    }
+}
+
+/// Takes the lock of a file's own open description.
+#[cfg(unix)]
+pub(super) fn lock_file(file: &File, path: &str, wait: Duration) -> PersistenceResult<()> {
+    let attempt = || os::try_lock(file);
+    match retry(wait, attempt).map_err(|source| failed(path, source))? {
+        Attempt::Taken(()) => Ok(()),
+        Attempt::Busy => Err(PersistenceError::LockFailed {
+            resource: path.to_owned(),
+            reason: "another writer has the file open, or its unfinished writes are still landing".to_owned(),
+        }),
+    }
+}
+
+/// Waits until nobody holds the lock of this existing file.
+pub(super) fn await_unlocked(resolved: &Path, path: &str, wait: Duration) -> PersistenceResult<()> {
+    let file = open_existing(resolved).map_err(|source| PersistenceError::io("open", path, None, source))?;
+    #[cfg(unix)]
+    lock_file(&file, path, wait)?;
+    #[cfg(not(unix))]
+    let _ = wait;
+    drop(file);
+    Ok(())
+}
+
+/// For writing where possible: an exclusive lock over NFS needs it.
+fn open_existing(resolved: &Path) -> io::Result<File> {
+    match super::file::open_regular(OpenOptions::new().read(true).write(true), resolved) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            super::file::open_regular(OpenOptions::new().read(true), resolved)
+        }
+        other => other,
+    }
+}
+
+/// Tries until it works, fails, or `wait` has passed; once at least.
+#[allow(clippy::disallowed_methods, reason = "a wait for other processes runs on real time, nothing else")]
+fn retry<T>(wait: Duration, mut attempt: impl FnMut() -> io::Result<Attempt<T>>) -> io::Result<Attempt<T>> {
+    let begin = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Attempt::Taken(lock) = attempt()? {
+            return Ok(Attempt::Taken(lock));
+        }
+        let left = wait.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Ok(Attempt::Busy);
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn failed(path: &str, source: io::Error) -> PersistenceError {
+    if source.kind() == io::ErrorKind::Unsupported {
+        return PersistenceError::not_supported("a lock", "std_fs on this platform");
+    }
+    PersistenceError::io("lock", path, None, source)
+}
+
+/// Leaves our process id in the lock file. Only for people, so a full disk does not matter here.
+fn note_holder(mut file: &File) {
+    let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = noted {
+        tracing::debug!(%error, "the lock is held, but its file does not say by whom");
+    }
+}
+
+fn describe_holder(resolved: &Path) -> String {
+    let mut text = String::new();
+    let read = File::open(resolved).and_then(|file| file.take(32).read_to_string(&mut text));
+    match read.ok().and_then(|_| text.trim().parse::<u32>().ok()) {
+        Some(holder) if holder == std::process::id() => "held by this very process".to_owned(),
+        Some(holder) => format!("held by process {holder}, as the lock file says"),
+        None => "held by somebody else".to_owned(),
+    }
+}
+
+/// `flock`.
+#[cfg(all(unix, not(any(target_os = "redox", target_os = "solaris"))))]
+mod os {
+    use super::Attempt;
+    use nix::errno::Errno;
+    use nix::fcntl::FlockArg;
+    use std::fs::{self, File, OpenOptions};
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::path::Path;
+
+    pub(super) fn try_lock(file: &File) -> io::Result<Attempt<()>> {
+        #[allow(
+            deprecated,
+            reason = "its replacement unlocks when dropped, which would free the lock under writes in flight"
+        )]
+        let taken = nix::fcntl::flock(file.as_raw_fd(), FlockArg::LockExclusiveNonblock);
+        match taken {
+            Ok(()) => Ok(Attempt::Taken(())),
+            Err(Errno::EWOULDBLOCK | Errno::EINTR) => Ok(Attempt::Busy),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A lock on a file that lost its name meanwhile keeps nobody out: such an attempt counts as busy.
+    pub(super) fn try_lock_path(resolved: &Path) -> io::Result<Attempt<File>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(resolved)?;
+        if matches!(try_lock(&file)?, Attempt::Busy) {
+            return Ok(Attempt::Busy);
+        }
+        match fs::metadata(resolved) {
+            Ok(named) if super::super::sync::same_file(&named, &file.metadata()?) => Ok(Attempt::Taken(file)),
+            Ok(_) => Ok(Attempt::Busy),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Attempt::Busy),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A handle that shares nothing.
+#[cfg(windows)]
+mod os {
+    use super::Attempt;
+    use std::fs::{File, OpenOptions};
+    use std::io;
+    use std::os::windows::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    const ERROR_SHARING_VIOLATION: i32 = 32;
+    const ERROR_LOCK_VIOLATION: i32 = 33;
+
+    pub(super) fn try_lock_path(resolved: &Path) -> io::Result<Attempt<File>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .share_mode(0)
+            .open(resolved);
+        match opened {
+            Ok(file) => Ok(Attempt::Taken(file)),
+            Err(error)
+                if matches!(error.raw_os_error(), Some(ERROR_SHARING_VIOLATION | ERROR_LOCK_VIOLATION)) =>
+            {
+                Ok(Attempt::Busy)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Platforms without locks.
+#[cfg(not(any(windows, all(unix, not(any(target_os = "redox", target_os = "solaris"))))))]
+mod os {
+    use super::Attempt;
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+
+    pub(super) fn try_lock_path(_resolved: &Path) -> io::Result<Attempt<File>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Locks of written descriptors are optional.
+    #[cfg(unix)]
+    pub(super) fn try_lock(_file: &File) -> io::Result<Attempt<()>> {
+        Ok(Attempt::Taken(()))
+    }
+}
