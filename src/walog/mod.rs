@@ -30,3 +30,6 @@ pub use writer::WalWriter;
 
 pub(crate) use reader::at_entry;
 pub(crate) use walk::{Requirements, read_chain};
+
+#[cfg(test)]
+mod tests;

@@ -155,6 +155,10 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             }
         };
         self.check_successor(*index, end)?;
+        let torn = match torn {
+            None if index + 1 == self.chain.segments.len() => self.judge_unfinished(last_entry_id)?,
+            torn => torn,
+        };
         let dropped = self.chain.segments[index + 1..].iter().map(|later| later.path.clone());
         let dropped = dropped.chain(self.chain.unfinished.iter().map(|(path, _)| path.clone())).collect();
         let attested = self.scanned.iter().map(|(_, end)| end.attested.durable_entry_id).max().unwrap_or(0);
@@ -191,7 +195,7 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         }
         Ok(LogEnd {
             last_entry_id,
-            torn: None,
+            torn: self.judge_unfinished(last_entry_id)?,
             last_segment: None,
             unproven: Vec::new(),
             attested_entry_id: last_entry_id,
@@ -200,6 +204,26 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             dropped: self.chain.unfinished.iter().map(|(path, _)| path.clone()).collect(),
             closed: false,
         })
+    }
+
+    /// What a crash left of the first commit of a segment behind the log's end, if anything.
+    fn judge_unfinished(&self, last_entry_id: u64) -> PersistenceResult<Option<TornTail>> {
+        for (path, header) in &self.chain.unfinished {
+            let mut reader = FrameReader::new(self.directory.open_at(path)?, path, header, None)?;
+            while reader.next_frame()?.is_some() {}
+            let end = reader.into_end();
+            let (path, offset) = (path.clone(), end.offset);
+            match scan::judge(&end, last_entry_id, header.previous_salt == 0, None, &path) {
+                Verdict::Clean => {}
+                Verdict::Torn(evidence) => {
+                    return Ok(Some(TornTail { path, offset, last_entry_id, evidence }));
+                }
+                Verdict::Corrupt(check, proof) => {
+                    return Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into());
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The strongest evidence outside the segment in which the log ends: later segments, unfinished ones,
