@@ -246,3 +246,7 @@ mod typed {
         }
     }
 }
+
+#[cfg(all(test, feature = "postcard"))]
+#[path = "publish_tests.rs"]
+mod tests;

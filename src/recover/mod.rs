@@ -12,6 +12,8 @@ mod report;
 #[cfg(feature = "postcard")]
 mod segment_index;
 
+#[cfg(feature = "postcard")]
+pub use compat::recover_with_wal;
 pub use plan::CheckpointFinding;
 pub use report::RecoveryReport;
 #[cfg(feature = "postcard")]
