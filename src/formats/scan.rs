@@ -212,6 +212,16 @@ impl Scanner {
         self.end
     }
 
+    /// A scan that goes on behind a frame boundary that an earlier scan reached.
+    pub fn resume(header: &Header, file_bytes: u64, offset: u64, next_entry_id: u64) -> Self {
+        let mut scanner = Self::new(header, file_bytes, None);
+        scanner.end.offset = offset;
+        scanner.end.next_entry_id = Some(next_entry_id);
+        // Whatever stands there, it is not the file's first frame.
+        scanner.end.frames = 1;
+        scanner
+    }
+
     /// How the scan stands.
     pub fn end(&self) -> &ScanEnd {
         &self.end

@@ -79,6 +79,20 @@ impl FrameReader {
         Ok(reader)
     }
 
+    /// Whether a good frame follows a place that an earlier scan reached.
+    pub fn continues(
+        file: Box<dyn ReadAt>,
+        path: &str,
+        header: &Header,
+        offset: u64,
+        next_entry_id: u64,
+    ) -> PersistenceResult<bool> {
+        let file_bytes = file.size()?;
+        let scanner = Scanner::resume(header, file_bytes, offset, next_entry_id);
+        let mut reader = Self::with_scanner(file, path, scanner, None, file_bytes);
+        Ok(reader.next_frame()?.is_some())
+    }
+
     fn with_scanner(
         file: Box<dyn ReadAt>,
         path: &str,

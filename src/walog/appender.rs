@@ -14,7 +14,7 @@ use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof
 use crate::formats::frame::{FrameSeed, Opening, Seal, SealReason};
 use crate::formats::header::{FileKind, Header};
 use crate::formats::names;
-use crate::framing::{Batch, Control, FrameSink, control_commit, header_commit, write_again};
+use crate::framing::{Batch, Control, FrameReader, FrameSink, control_commit, header_commit, write_again};
 use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, DirectoryLock, Effect, FileOptions,
@@ -297,14 +297,26 @@ impl<D: Directory + ?Sized> Appender<D> {
         let (_, spares) = catalogue::list_names(self.directory.as_ref())?;
         let Some(number) = spares.first() else { return Ok(None) };
         let spare = names::spare_path(*number);
+        match self.rename_spare(&spare, path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => {
+                // A spare file is part of no log: without it a new file is made.
+                tracing::warn!(%error, path = %spare, "a spare segment cannot be used");
+                let _ = self.directory.delete(&spare);
+                Ok(None)
+            }
+        }
+    }
+
+    fn rename_spare(&self, spare: &str, path: &str) -> PersistenceResult<Box<dyn CommitFile>> {
         let options = FileOptions::existing().aligned(self.options.frame_alignment).locked();
-        let file = open_commit_file(self.directory.as_ref(), &spare, &options)?;
+        let file = open_commit_file(self.directory.as_ref(), spare, &options)?;
         zero_whole(file.as_ref(), self.is_durable)?;
         match self.directory.as_durable() {
-            Some(durable) => durable.atomic_rename_durable(&spare, path)?,
-            None => self.directory.atomic_rename(&spare, path)?,
+            Some(durable) => durable.atomic_rename_durable(spare, path)?,
+            None => self.directory.atomic_rename(spare, path)?,
         }
-        Ok(Some(file))
+        Ok(file)
     }
 
     fn observe(&self, effect: Effect) {
@@ -455,16 +467,13 @@ fn find_end<D: Directory + ?Sized>(
     options: &WalOptions,
     known: Option<&LogEnd>,
 ) -> PersistenceResult<LogEnd> {
-    let requirements = Requirements { id_floor: options.id_floor, ..Requirements::default() };
-    let end = walk::find_end(directory, chain, &requirements)?;
-    if let Some(known) = known {
-        if known.last_segment != end.last_segment || known.last_entry_id != end.last_entry_id {
-            return Err(PersistenceError::invalid_state(
-                "opening the log",
-                "it changed since it was read; recover again",
-            ));
+    let end = match known {
+        Some(known) => check_known(directory, chain, known)?,
+        None => {
+            let requirements = Requirements { id_floor: options.id_floor, ..Requirements::default() };
+            walk::find_end(directory, chain, &requirements)?
         }
-    }
+    };
     if end.last_entry_id < options.id_floor {
         // Ids never go back, and a log that ends before its checkpoint has lost something.
         return Err(Corruption {
@@ -483,6 +492,34 @@ fn find_end<D: Directory + ?Sized>(
         .into());
     }
     Ok(end)
+}
+
+/// An end that was read before still is one: the newest segment is the same, and no frame has come since.
+fn check_known<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    known: &LogEnd,
+) -> PersistenceResult<LogEnd> {
+    let same = match (chain.segments.last(), known.last_segment) {
+        (None, None) => true,
+        (Some(newest), Some(last)) if known.dropped.is_empty() => {
+            (newest.id, newest.header.salt) == (last.id, last.salt) && {
+                let file = directory.open_at(&newest.path)?;
+                let next = known.last_entry_id + 1;
+                !FrameReader::continues(file, &newest.path, &newest.header, last.end_offset, next)?
+            }
+        }
+        // Segments that are to be dropped: worth looking again.
+        (Some(_), Some(last)) => {
+            let again = walk::find_end(directory, chain, &Requirements::default())?;
+            again.last_segment == Some(last) && again.last_entry_id == known.last_entry_id
+        }
+        _ => false,
+    };
+    if same {
+        return Ok(known.clone());
+    }
+    Err(PersistenceError::invalid_state("opening the log", "it changed since it was read; recover again"))
 }
 
 fn opening_after(end: &LogEnd) -> Opening {

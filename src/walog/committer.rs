@@ -20,6 +20,7 @@ use crate::limits::BATCH_BYTES_MAX;
 use crate::storage::{CommitBuffer, Directory, Effect, FlushPolicy, StableStorage};
 use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A write-ahead log that many threads share. Cloning gives another handle to the same log.
 ///
@@ -53,6 +54,7 @@ struct Shared {
     options: WalOptions,
     /// Entries since the last flush, for the flush policy.
     unflushed: usize,
+    last_flush: Duration,
 }
 
 impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
@@ -79,6 +81,7 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
             failure: None,
             options: appender.options().clone(),
             unflushed: 0,
+            last_flush: appender.options().environment.elapsed(),
         };
         let inner = Inner {
             shared: Mutex::new(shared),
@@ -243,29 +246,29 @@ impl<D: Directory + ?Sized> Inner<D> {
         mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<(u64, bool)> {
         let mut shared = self.shared();
-        loop {
+        let first = loop {
             shared.check()?;
             // Backpressure: a batch that is full goes before more is taken.
-            if shared.pending.payload_bytes()
-                < (BATCH_BYTES_MAX / 2).min(8 * shared.options.buffer_bytes.max(1 << 20))
-            {
-                break;
+            if shared.pending.payload_bytes() >= shared.pending_bytes_max() {
+                shared = self.advance(shared, Effect::Flushed)?;
+                continue;
             }
-            shared = self.advance(shared, Effect::Flushed)?;
-        }
-        let mark = shared.pending.mark();
-        let first = shared.pending.next_entry_id();
-        for index in 0..count {
-            if let Err(error) = push(&mut shared.pending, index) {
-                shared.pending.roll_back(mark);
-                return Err(error);
+            match shared.push_all(count, &mut push) {
+                // It may fit into a frame of its own.
+                Err(PersistenceError::PayloadTooLarge { .. }) if count > 1 && !shared.pending.is_empty() => {
+                    shared = self.advance(shared, Effect::Flushed)?;
+                }
+                result => break result?,
             }
-        }
+        };
         shared.unflushed += count;
         let due = match shared.options.flush_policy {
             FlushPolicy::PerAppend => true,
             FlushPolicy::EveryN(entries) => shared.unflushed >= entries.max(1),
-            FlushPolicy::Interval(_) | FlushPolicy::Manual => false,
+            FlushPolicy::Interval(interval) => {
+                shared.options.environment.elapsed().saturating_sub(shared.last_flush) >= interval
+            }
+            FlushPolicy::Manual => false,
         };
         Ok((first, due || shared.pending.payload_bytes() >= shared.options.buffer_bytes))
     }
@@ -350,6 +353,7 @@ impl<D: Directory + ?Sized> Inner<D> {
             None => Batch::new(alignment, next, crate::limits::COMMIT_BUFFER_BYTES_INITIAL),
         };
         shared.unflushed = 0;
+        shared.last_flush = shared.options.environment.elapsed();
         Some(std::mem::replace(&mut shared.pending, fresh))
     }
 
@@ -378,6 +382,28 @@ impl<D: Directory + ?Sized> Inner<D> {
 }
 
 impl Shared {
+    /// Pending bytes above which appending waits for a commit.
+    fn pending_bytes_max(&self) -> usize {
+        (BATCH_BYTES_MAX / 2).min(8 * self.options.buffer_bytes.max(1 << 20))
+    }
+
+    /// Appends all of `count` entries to the pending frame, or none; returns the first id.
+    fn push_all(
+        &mut self,
+        count: usize,
+        push: &mut impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+    ) -> PersistenceResult<u64> {
+        let mark = self.pending.mark();
+        let first = self.pending.next_entry_id();
+        for index in 0..count {
+            if let Err(error) = push(&mut self.pending, index) {
+                self.pending.roll_back(mark);
+                return Err(error);
+            }
+        }
+        Ok(first)
+    }
+
     fn check(&self) -> PersistenceResult<()> {
         if let Some(cause) = &self.failure {
             let durable_entry_id = self.durable_entry_id;

@@ -97,6 +97,9 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
                     Ok(())
                 });
             match result {
+                // A recycled file reads as zeros: only where nothing was taken away is a tear a tear.
+                Ok(end) if end.torn.is_some() && attempt < READER_RETRIES_MAX && self.began_later(&chain) => {
+                }
                 Ok(end) => return finish(entries, end, mode),
                 Err(error) if failed_visit || attempt >= READER_RETRIES_MAX => return Err(error),
                 Err(error) if !self.truncated_since(&chain, &error) => return Err(error),
@@ -112,6 +115,11 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
         if !error.is_not_found() && !error.is_corruption() {
             return false;
         }
+        self.began_later(before)
+    }
+
+    /// Whether the log begins with another segment than it did.
+    fn began_later(&self, before: &Chain) -> bool {
         let Ok(now) = walk::read_chain(self.directory.as_ref(), self.identity) else { return false };
         let first = |chain: &Chain| chain.segments.first().map(|segment| segment.header.salt);
         first(&now) != first(before)

@@ -8,7 +8,9 @@ use crate::formats::frame::{Entries, FrameKind, SealReason};
 use crate::formats::header::Header;
 use crate::formats::scan::{self, OutsideAttestation, ScanEnd, Verdict};
 use crate::framing::{FrameReader, Region};
-use crate::storage::Directory;
+use crate::limits::READER_FILES_OPEN_MAX;
+use crate::storage::{Directory, ReadAt};
+use std::collections::VecDeque;
 
 /// Where a log ends, and what that end is.
 #[derive(Clone, Debug)]
@@ -68,8 +70,16 @@ pub fn walk<D: Directory + ?Sized>(
 ) -> PersistenceResult<LogEnd> {
     let start = if chain.segments.is_empty() { 0 } else { chain.find(from_entry_id)? };
     let mut walk = Walk { directory, chain, requirements, scanned: Vec::new(), entries: 0 };
+    // Files that are open are not disturbed by being deleted.
+    let mut files = VecDeque::new();
+    let mut opened = start;
     for index in start..chain.segments.len() {
-        let end = walk.read_segment(index, from_entry_id, visit)?;
+        while opened < chain.segments.len() && files.len() < READER_FILES_OPEN_MAX {
+            files.push_back(directory.open_at(&chain.segments[opened].path)?);
+            opened += 1;
+        }
+        let Some(file) = files.pop_front() else { break };
+        let end = walk.read_segment(index, file, from_entry_id, visit)?;
         let reached = end.known_end.is_some_and(|known| {
             end.offset == known.offset && end.last_entry_id() == Some(known.last_entry_id)
         });
@@ -110,12 +120,12 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
     fn read_segment(
         &mut self,
         index: usize,
+        file: Box<dyn ReadAt>,
         from_entry_id: u64,
         visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
     ) -> PersistenceResult<ScanEnd> {
         let segment = &self.chain.segments[index];
         let known_end = self.chain.segments.get(index + 1).map(Started::predecessor_end);
-        let file = self.directory.open_at(&segment.path)?;
         let mut reader = FrameReader::new(file, &segment.path, &segment.header, known_end)?;
         while let Some(frame) = reader.next_frame()? {
             if frame.header.kind != FrameKind::Data || frame.header.next_entry_id() <= from_entry_id {
