@@ -14,6 +14,8 @@
 mod file;
 mod lock;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use file::StdFile;
 pub(crate) use sync::sync_parent_of_path;
