@@ -53,6 +53,8 @@ fn assert_gone(directory: &FsDirectory) {
     gone(directory.delete("none"));
     gone(directory.delete_durable("none"));
     gone(directory.sync_file("none"));
+    gone(directory.sync_parent_dir("none"));
+    gone(directory.sync_parent_dir("none/f"));
     gone(directory.lock(".lock", Duration::ZERO));
     gone(directory.await_unlocked("none", Duration::ZERO));
     gone(directory.open_durable_file("f", &FileOptions::create_new()));
@@ -250,6 +252,47 @@ fn an_unmounted_root_is_not_an_empty_log() {
     drop(disk);
     assert_gone(&directory);
     assert!(!inside.exists());
+}
+
+#[test]
+fn a_temporary_of_somebody_else_is_left_alone() {
+    let (_scratch, directory) = directory();
+    // The next names that this process would use, as an earlier process of the same id left them. Other
+    // tests take names too, so a few of them.
+    let probe = temporary_path("f");
+    let mut parts = probe.splitn(4, '-');
+    let process = parts.nth(1).expect("process");
+    let number: u64 = parts.next().expect("number").parse().expect("number");
+    let left = |number: u64| directory.root().join(format!(".tmp-{process}-{number}-f"));
+    let numbers = number + 1..number + 200;
+    for number in numbers.clone() {
+        fs::write(left(number), b"theirs").expect("write");
+    }
+    directory.atomic_write("f", b"ours").expect("write");
+    assert_eq!(fs::read(directory.root().join("f")).expect("read"), b"ours");
+    for number in numbers {
+        assert_eq!(fs::read(left(number)).expect("still there"), b"theirs");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_refused_lock_names_the_holder() {
+    let (_scratch, directory) = directory();
+    let _held = directory.lock(".lock", Duration::ZERO).expect("lock");
+    for (text, expected) in [
+        ("4242\n", "held by process 4242, as the lock file says"),
+        ("", "held by somebody else"),
+        ("no number at all, and more of it than fits", "held by somebody else"),
+    ] {
+        fs::write(directory.root().join(".lock"), text).expect("write");
+        match directory.lock(".lock", Duration::ZERO) {
+            Err(PersistenceError::LockFailed { resource, reason }) => {
+                assert_eq!((resource.as_str(), reason.as_str()), (".lock", expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
