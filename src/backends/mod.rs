@@ -7,6 +7,8 @@
 
 pub mod memory;
 pub mod std_fs;
+#[cfg(test)]
+mod tests;
 
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::Commit;

@@ -14,6 +14,8 @@
 mod file;
 mod lock;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use file::StdFile;
 pub(crate) use sync::sync_parent_of_path;
@@ -158,13 +160,27 @@ impl FsDirectory {
             .map_err(|source| self.error("open", path, source))
     }
 
+    /// A new file under a temporary name beside `path`.
+    ///
+    /// A name that is taken belongs to somebody else and is left alone: process ids repeat, after a crash
+    /// as well as between containers that share a directory.
+    fn create_temporary(&self, path: &str) -> PersistenceResult<(PathBuf, File)> {
+        loop {
+            let temporary = self.resolve(&temporary_path(path))?;
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok((temporary, file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error("write", path, source)),
+            }
+        }
+    }
+
     /// Writes `data` under a temporary name and renames it; `durable` syncs contents and name.
     fn replace(&self, path: &str, data: &[u8], durable: bool) -> PersistenceResult<()> {
         let target = self.resolve(path)?;
         self.check_root("write")?;
-        let temporary = self.resolve(&temporary_path(path))?;
+        let (temporary, mut file) = self.create_temporary(path)?;
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
             file.write_all(data)?;
             if durable {
                 file.sync_all()?;
@@ -310,8 +326,12 @@ impl DurableDirectory for FsDirectory {
     fn sync_parent_dir(&self, path: &str) -> PersistenceResult<()> {
         path::check(path)?;
         let parent = path::parent(path);
-        let resolved = self.resolve_or_root(parent)?;
-        sync::sync_dir(&resolved).map_err(|source| self.error("sync directory", parent, source))
+        if parent.is_empty() {
+            // The very directory that was opened, not whatever has its name by now.
+            self.check_root("sync directory")?;
+            return self.handle.sync(&self.root).map_err(|source| self.error("sync directory", "", source));
+        }
+        sync::sync_dir(&self.resolve(parent)?).map_err(|source| self.error("sync directory", parent, source))
     }
 
     fn create_dir_all_durable(&self, path: &str) -> PersistenceResult<()> {

@@ -130,6 +130,17 @@ impl RootHandle {
         Ok(Self {})
     }
 
+    /// Makes the names in the root durable.
+    #[cfg(unix)]
+    pub(super) fn sync(&self, _root: &Path) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn sync(&self, root: &Path) -> io::Result<()> {
+        sync_dir(root)
+    }
+
     /// Whether `root` still names the directory that was opened.
     pub(super) fn check(&self, root: &Path) -> io::Result<()> {
         let now = fs::metadata(root)
