@@ -13,6 +13,8 @@ pub mod publish;
 pub mod recordlog;
 pub mod recover;
 pub mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod walog;
 
 pub use error::{PersistenceError, PersistenceResult};

@@ -106,6 +106,9 @@ pub enum BadFrame {
 pub struct ScanEnd {
     /// Where the last good frame ends.
     pub offset: u64,
+    /// Where the last good frame ends that is no seal. What follows a log must not rest on a seal: when its
+    /// sync failed, it may be readable now and gone after the next power cut.
+    pub content_offset: u64,
     /// Where the file's frames could reach: its size, or its known end.
     pub limit: u64,
     /// Id of the entry that comes next; `None` when no frame said so.
@@ -183,6 +186,7 @@ impl Scanner {
             boundaries: VecDeque::new(),
             end: ScanEnd {
                 offset,
+                content_offset: offset,
                 limit,
                 next_entry_id: None,
                 frames: 0,
@@ -216,6 +220,7 @@ impl Scanner {
     pub fn resume(header: &Header, file_bytes: u64, offset: u64, next_entry_id: u64) -> Self {
         let mut scanner = Self::new(header, file_bytes, None);
         scanner.end.offset = offset;
+        scanner.end.content_offset = offset;
         scanner.end.next_entry_id = Some(next_entry_id);
         // Whatever stands there, it is not the file's first frame.
         scanner.end.frames = 1;
@@ -354,7 +359,8 @@ impl Scanner {
                 if opening.predecessor_last_entry_id.checked_add(1) != Some(header.first_entry_id) {
                     return Err("an opening that contradicts itself");
                 }
-                let continues = self.kind == FileKind::RecordLog && opening.predecessor_end == offset;
+                let ends = [self.end.content_offset, offset];
+                let continues = self.kind == FileKind::RecordLog && ends.contains(&opening.predecessor_end);
                 if !first && !continues {
                     return Err("an opening that does not continue what is before it");
                 }
@@ -385,6 +391,9 @@ impl Scanner {
             _ => self.boundaries.push_back(Boundary { offset, last_entry_id }),
         }
         self.end.offset = next;
+        if header.kind != FrameKind::Seal {
+            self.end.content_offset = next;
+        }
         self.end.next_entry_id = Some(header.next_entry_id());
         self.end.frames += 1;
         self.end.entries += u64::from(header.entry_count);
@@ -394,9 +403,14 @@ impl Scanner {
         }
     }
 
-    /// The frame at the end's offset is bad: collect evidence from `from` on.
+    /// The frame at the end's offset is bad: collect evidence from `from` on, the end of the frame as far as
+    /// that is known.
     fn collect<'w>(&mut self, bad: BadFrame, from: u64) -> Option<Step<'w>> {
         self.end.bad = bad;
+        // A record log goes on behind a torn frame's last *byte*, which may be inside of what the frame
+        // claims.
+        let inside = self.end.offset + u64::from(self.alignment);
+        let from = if self.kind == FileKind::RecordLog { from.min(inside) } else { from };
         self.state = State::Evidence(from);
         None
     }
@@ -438,7 +452,8 @@ impl Scanner {
                     Reopened::No => {
                         self.end.later_frames += 1;
                         self.end.attested.raise(header.durable_entry_id, from);
-                        from += header.frame_bytes(self.alignment);
+                        let claimed = header.frame_bytes(self.alignment);
+                        from += if self.kind == FileKind::RecordLog { unit } else { claimed };
                     }
                 },
                 FrameHeaderState::Impossible(_) => {
@@ -472,7 +487,8 @@ impl Scanner {
         }
         let opening = Opening::decode(&frame[FRAME_HEADER_BYTES..][..header.payload_bytes as usize]);
         let next = self.end.next_entry_id.unwrap_or(1);
-        let continues = opening.is_some_and(|opening| opening.predecessor_end == self.end.offset);
+        let ends = [self.end.content_offset, self.end.offset];
+        let continues = opening.is_some_and(|opening| ends.contains(&opening.predecessor_end));
         if !continues || header.first_entry_id != next || header.durable_entry_id >= next {
             return Reopened::No;
         }

@@ -263,7 +263,7 @@ impl Sink {
         sink.opening = Some(Opening {
             predecessor_salt: found.header.salt,
             predecessor_id: 0,
-            predecessor_end: found.end.offset,
+            predecessor_end: found.end.content_offset,
             predecessor_last_entry_id: found.last_record,
         });
         Ok(sink)

@@ -42,7 +42,7 @@ pub struct LastSegment {
     pub id: u64,
     /// Its salt.
     pub salt: u64,
-    /// Where its last good frame ends.
+    /// Where its last good frame with contents ends; a seal may follow, and nothing may rest on it.
     pub end_offset: u64,
 }
 
@@ -180,7 +180,7 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             last_segment: Some(LastSegment {
                 id: segment.id,
                 salt: segment.header.salt,
-                end_offset: end.offset,
+                end_offset: end.content_offset,
             }),
             unproven: self.unproven(attested_entry_id),
             attested_entry_id,

@@ -1,1 +1,9 @@
+//! The one integration program; a module for each subject.
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests, not the library"
+)]
 
+mod power_cut;

@@ -1,0 +1,3 @@
+//! What exists only to be cruel (feature `testing`): for our tests, and for yours.
+
+pub mod sim;

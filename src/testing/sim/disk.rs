@@ -1,0 +1,458 @@
+//! The directory side of a simulated disk.
+
+use super::file::SimFile;
+use super::state::{ChangeKind, History, Inode, Node, Tree};
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::storage::{
+    CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt, path, temporary_path,
+};
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A disk in memory that remembers what is durable. Clones are the same disk.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    pub(super) shared: Arc<Mutex<World>>,
+}
+
+/// Everything behind the lock.
+#[derive(Debug)]
+pub(super) struct World {
+    /// What a running process sees.
+    pub(super) tree: Tree,
+    pub(super) history: History,
+    pub(super) next_inode: Inode,
+    pub(super) random: u64,
+    locks: BTreeSet<String>,
+    pub(super) locked_inodes: BTreeSet<Inode>,
+    /// How many syncs succeed before one fails.
+    pub(super) failing_sync: Option<u64>,
+    /// Syncs and durable commits promise and do nothing.
+    pub(super) lying: bool,
+}
+
+impl World {
+    pub(super) fn change(&mut self, kind: ChangeKind, completed: bool) -> usize {
+        self.tree.apply(&kind);
+        self.history.push(kind, completed)
+    }
+
+    /// Counts a sync; `true` when this is the one that fails.
+    pub(super) fn sync_fails(&mut self) -> bool {
+        match &mut self.failing_sync {
+            Some(0) => {
+                self.failing_sync = None;
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// SplitMix64.
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl SimDisk {
+    /// An empty disk. The seed orders completions of commits that are in flight together.
+    pub fn new(seed: u64) -> Self {
+        Self::with_tree(Tree::default(), seed)
+    }
+
+    pub(super) fn with_tree(tree: Tree, seed: u64) -> Self {
+        let named = tree.names.values().filter_map(|node| match node {
+            Node::File(inode) => Some(inode + 1),
+            Node::Directory => None,
+        });
+        // A file that was created and never written has a name and no contents.
+        let next_inode = named.max().unwrap_or(0).max(tree.files.len());
+        let history = History { base: tree.clone(), changes: Vec::new() };
+        let world = World {
+            tree,
+            history,
+            next_inode,
+            random: seed,
+            locks: BTreeSet::new(),
+            locked_inodes: BTreeSet::new(),
+            failing_sync: None,
+            lying: false,
+        };
+        Self { shared: Arc::new(Mutex::new(world)) }
+    }
+
+    /// Notes a value at this point of the run: every crash after it hands it to the property.
+    pub fn mark(&self, value: u64) {
+        self.world().history.push(ChangeKind::Mark(value), true);
+    }
+
+    /// After `successes` more syncs (of files; durable commits count), one fails with EIO, once. The pages
+    /// that it covered count as clean afterwards, as Linux has it.
+    pub fn fail_sync_after(&self, successes: u64) {
+        self.world().failing_sync = Some(successes);
+    }
+
+    /// From now on syncs promise and do nothing: for showing that a property would notice.
+    pub fn lie_about_syncs(&self) {
+        self.world().lying = true;
+    }
+
+    /// How many operations the run has done.
+    pub fn operations(&self) -> usize {
+        self.world().history.changes.len()
+    }
+
+    /// The disk after the process died and the machine did not: everything that was written, nothing made
+    /// durable by that, no locks. What the predecessor left volatile stays so.
+    pub fn after_kill(&self) -> Self {
+        let world = self.world();
+        let killed = World {
+            tree: world.tree.clone(),
+            history: world.history.clone(),
+            next_inode: world.next_inode,
+            random: world.random,
+            locks: BTreeSet::new(),
+            locked_inodes: BTreeSet::new(),
+            failing_sync: None,
+            lying: false,
+        };
+        Self { shared: Arc::new(Mutex::new(killed)) }
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn io(operation: &'static str, path: &str, kind: io::ErrorKind) -> PersistenceError {
+        PersistenceError::io(operation, path, None, io::Error::from(kind))
+    }
+
+    fn existing_file(world: &World, operation: &'static str, path: &str) -> PersistenceResult<Inode> {
+        path::check(path)?;
+        match world.tree.names.get(path) {
+            Some(Node::File(inode)) => Ok(*inode),
+            Some(Node::Directory) => Err(Self::io(operation, path, io::ErrorKind::IsADirectory)),
+            None => Err(PersistenceError::NotFound { path: path.to_owned() }),
+        }
+    }
+
+    fn check_parent(world: &World, path: &str) -> PersistenceResult<()> {
+        path::check(path)?;
+        let parent = path::parent(path);
+        if parent.is_empty() || world.tree.names.get(parent) == Some(&Node::Directory) {
+            return Ok(());
+        }
+        Err(PersistenceError::NotFound { path: path.to_owned() })
+    }
+
+    fn new_file(world: &mut World, path: &str) -> PersistenceResult<Inode> {
+        Self::check_parent(world, path)?;
+        let inode = world.next_inode;
+        world.next_inode += 1;
+        world.tree.file(inode);
+        world.change(ChangeKind::Create { path: path.to_owned(), node: Node::File(inode) }, true);
+        Ok(inode)
+    }
+
+    fn open_writer(&self, path: &str, truncate: bool) -> PersistenceResult<Box<dyn Write + Send>> {
+        let mut world = self.world();
+        let inode = match Self::existing_file(&world, "open", path) {
+            Ok(inode) => inode,
+            Err(error) if error.is_not_found() => Self::new_file(&mut world, path)?,
+            Err(error) => return Err(error),
+        };
+        if truncate && !world.tree.file(inode).is_empty() {
+            world.change(ChangeKind::SetSize { inode, bytes: 0 }, true);
+        }
+        let offset = world.tree.file(inode).len() as u64;
+        Ok(Box::new(Stream { disk: self.clone(), inode, offset }))
+    }
+
+    fn open_sim_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
+        let mut world = self.world();
+        let found = Self::existing_file(&world, "open", path);
+        let inode = match (options.create_new, found) {
+            (true, Ok(_)) => return Err(Self::io("create", path, io::ErrorKind::AlreadyExists)),
+            (true, Err(error)) if error.is_not_found() => Self::new_file(&mut world, path)?,
+            (_, found) => found?,
+        };
+        if options.lock && !world.locked_inodes.insert(inode) {
+            let reason = "its writer is at work".to_owned();
+            return Err(PersistenceError::LockFailed { resource: path.to_owned(), reason });
+        }
+        let size = world.tree.file(inode).len() as u64;
+        if options.zero_filled_bytes > size {
+            let bytes = vec![0; (options.zero_filled_bytes - size) as usize];
+            world.change(ChangeKind::Write { inode, offset: size, bytes }, true);
+            let before = world.history.changes.len();
+            world.history.sync_file(inode, before, None);
+        }
+        drop(world);
+        Ok(Box::new(SimFile::new(self.clone(), path, inode, options.lock)))
+    }
+}
+
+struct Stream {
+    disk: SimDisk,
+    inode: Inode,
+    offset: u64,
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let change = ChangeKind::Write { inode: self.inode, offset: self.offset, bytes: bytes.to_vec() };
+        self.disk.world().change(change, true);
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Reader {
+    disk: SimDisk,
+    inode: Inode,
+    position: u64,
+}
+
+impl ReadAt for Reader {
+    fn size(&self) -> PersistenceResult<u64> {
+        Ok(self.disk.world().tree.file(self.inode).len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> PersistenceResult<usize> {
+        let mut world = self.disk.world();
+        let file = world.tree.file(self.inode);
+        let from = (offset as usize).min(file.len());
+        let count = buffer.len().min(file.len() - from);
+        buffer[..count].copy_from_slice(&file[from..from + count]);
+        Ok(count)
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.read_at(self.position, buffer)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+/// Lets go of a name when it is dropped.
+#[derive(Debug)]
+struct SimLock {
+    disk: SimDisk,
+    path: String,
+}
+
+impl DirectoryLock for SimLock {
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.world().locks.remove(&self.path);
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Directory for SimDisk {
+    fn create_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.open_writer(path, true)
+    }
+
+    fn append_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.open_writer(path, false)
+    }
+
+    fn open_file(&self, path: &str) -> PersistenceResult<Box<dyn Read + Send>> {
+        let inode = Self::existing_file(&self.world(), "open", path)?;
+        Ok(Box::new(Reader { disk: self.clone(), inode, position: 0 }))
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.try_exists(path).unwrap_or(false)
+    }
+
+    fn delete(&self, path: &str) -> PersistenceResult<()> {
+        path::check(path)?;
+        let mut world = self.world();
+        if !world.tree.names.contains_key(path) {
+            return Err(PersistenceError::NotFound { path: path.to_owned() });
+        }
+        world.change(ChangeKind::Remove { path: path.to_owned() }, true);
+        Ok(())
+    }
+
+    fn atomic_rename(&self, from: &str, to: &str) -> PersistenceResult<()> {
+        let mut world = self.world();
+        Self::existing_file(&world, "rename", from)?;
+        Self::check_parent(&world, to)?;
+        world.change(ChangeKind::Rename { from: from.to_owned(), to: to.to_owned() }, true);
+        Ok(())
+    }
+
+    fn create_dir_all(&self, path: &str) -> PersistenceResult<()> {
+        path::check_or_root(path)?;
+        let mut world = self.world();
+        let mut made = String::new();
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            made = path::join(&made, component);
+            match world.tree.names.get(&made) {
+                Some(Node::Directory) => {}
+                Some(Node::File(_)) => {
+                    return Err(Self::io("create directory", path, io::ErrorKind::NotADirectory));
+                }
+                None => {
+                    world.change(ChangeKind::Create { path: made.clone(), node: Node::Directory }, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list_dir(&self, path: &str) -> PersistenceResult<Vec<String>> {
+        path::check_or_root(path)?;
+        let world = self.world();
+        if !path.is_empty() && world.tree.names.get(path) != Some(&Node::Directory) {
+            return Err(PersistenceError::NotFound { path: path.to_owned() });
+        }
+        let inside = world.tree.names.keys().filter(|name| path::parent(name) == path);
+        Ok(inside.map(|name| path::file_name(name).to_owned()).collect())
+    }
+
+    fn atomic_write(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {
+        let temporary = temporary_path(path);
+        io::Write::write_all(&mut self.create_file(&temporary)?, data)
+            .map_err(|source| PersistenceError::io("write", path, None, source))?;
+        self.atomic_rename(&temporary, path)
+    }
+
+    fn file_path(&self, _path: &str) -> Option<PathBuf> {
+        None
+    }
+
+    fn as_durable(&self) -> Option<&dyn DurableDirectory> {
+        Some(self)
+    }
+
+    fn backend_name(&self) -> &'static str {
+        "the simulated disk"
+    }
+
+    fn try_exists(&self, path: &str) -> PersistenceResult<bool> {
+        path::check(path)?;
+        Ok(self.world().tree.names.contains_key(path))
+    }
+
+    fn open_at(&self, path: &str) -> PersistenceResult<Box<dyn ReadAt>> {
+        let inode = Self::existing_file(&self.world(), "open", path)?;
+        Ok(Box::new(Reader { disk: self.clone(), inode, position: 0 }))
+    }
+
+    fn open_commit_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
+        self.open_sim_file(path, options)
+    }
+
+    fn lock(&self, path: &str, _wait: Duration) -> PersistenceResult<Box<dyn DirectoryLock>> {
+        let mut world = self.world();
+        if !world.tree.names.contains_key(path) {
+            Self::new_file(&mut world, path)?;
+        }
+        if !world.locks.insert(path.to_owned()) {
+            let reason = "another writer holds it".to_owned();
+            return Err(PersistenceError::LockFailed { resource: path.to_owned(), reason });
+        }
+        Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned() }))
+    }
+
+    fn await_unlocked(&self, path: &str, _wait: Duration) -> PersistenceResult<()> {
+        let world = self.world();
+        let inode = Self::existing_file(&world, "lock", path)?;
+        if world.locked_inodes.contains(&inode) {
+            let reason = "its writer is at work".to_owned();
+            return Err(PersistenceError::LockFailed { resource: path.to_owned(), reason });
+        }
+        Ok(())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl DurableDirectory for SimDisk {
+    fn open_durable_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
+        self.open_sim_file(path, options)
+    }
+
+    fn sync_file(&self, path: &str) -> PersistenceResult<()> {
+        let mut world = self.world();
+        let inode = Self::existing_file(&world, "sync", path)?;
+        if !world.lying {
+            let before = world.history.changes.len();
+            world.history.sync_file(inode, before, None);
+        }
+        world.history.push(ChangeKind::Note(format!("sync file {path}")), true);
+        Ok(())
+    }
+
+    fn sync_parent_dir(&self, path: &str) -> PersistenceResult<()> {
+        path::check(path)?;
+        let mut world = self.world();
+        let parent = path::parent(path).to_owned();
+        if !world.lying {
+            world.history.sync_directory(&parent);
+        }
+        world.history.push(ChangeKind::Note(format!("sync directory {parent:?}")), true);
+        Ok(())
+    }
+
+    fn create_dir_all_durable(&self, path: &str) -> PersistenceResult<()> {
+        self.create_dir_all(path)?;
+        let mut directory = path;
+        while !directory.is_empty() {
+            self.sync_parent_dir(directory)?;
+            directory = path::parent(directory);
+        }
+        Ok(())
+    }
+
+    fn atomic_rename_durable(&self, from: &str, to: &str) -> PersistenceResult<()> {
+        self.atomic_rename(from, to)?;
+        self.sync_parent_dir(from)?;
+        self.sync_parent_dir(to)
+    }
+
+    fn atomic_write_durable(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {
+        let temporary = temporary_path(path);
+        io::Write::write_all(&mut self.create_file(&temporary)?, data)
+            .map_err(|source| PersistenceError::io("write", path, None, source))?;
+        self.sync_file(&temporary)?;
+        self.atomic_rename_durable(&temporary, path)
+    }
+
+    fn delete_durable(&self, path: &str) -> PersistenceResult<()> {
+        self.delete(path)?;
+        self.sync_parent_dir(path)
+    }
+
+    fn durable_sync_file(&self, path: &str) -> PersistenceResult<()> {
+        self.sync_file(path)
+    }
+
+    fn durable_sync_parent_dir(&self, path: &str) -> PersistenceResult<()> {
+        self.sync_parent_dir(path)
+    }
+}

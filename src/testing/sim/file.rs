@@ -1,0 +1,129 @@
+//! Commits on a simulated disk: several in flight, completed in a seeded order.
+
+use super::disk::SimDisk;
+use super::state::{ChangeKind, Inode};
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::storage::{
+    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Latch, Submitted, Wait,
+};
+use std::sync::{Mutex, PoisonError};
+
+/// A file of a simulated disk, open for commits.
+#[derive(Debug)]
+pub(super) struct SimFile {
+    disk: SimDisk,
+    path: String,
+    inode: Inode,
+    locked: bool,
+    latch: Latch,
+    in_flight: Mutex<Vec<InFlight>>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    commit: Commit,
+    /// The write, unless the commit is a sync alone.
+    change: Option<usize>,
+    /// How much of the history there was when it was submitted.
+    submitted: usize,
+}
+
+/// Commits that may be in flight at once.
+const IN_FLIGHT_MAX: usize = 16;
+
+impl SimFile {
+    pub(super) fn new(disk: SimDisk, path: &str, inode: Inode, locked: bool) -> Self {
+        let in_flight = Mutex::new(Vec::new());
+        Self { disk, path: path.to_owned(), inode, locked, latch: Latch::new(), in_flight }
+    }
+
+    fn complete(&self, in_flight: InFlight) -> Completion {
+        let mut world = self.disk.world();
+        if let Some(change) = in_flight.change {
+            world.history.changes[change].completed = true;
+        }
+        let Commit { id, buffer, effect, offset, .. } = in_flight.commit;
+        let mut result = Ok(());
+        if effect == Effect::Durable {
+            if world.sync_fails() {
+                world.history.fail_sync(self.inode);
+                world.history.push(ChangeKind::Note(format!("sync of {} FAILS", self.path)), true);
+                let source = std::io::Error::from_raw_os_error(5);
+                result = Err(self.latch.trip(PersistenceError::io(
+                    "sync",
+                    self.path.as_str(),
+                    Some(offset),
+                    source,
+                )));
+            } else if !world.lying {
+                world.history.sync_file(self.inode, in_flight.submitted, in_flight.change);
+                world
+                    .history
+                    .push(ChangeKind::Note(format!("commit {id} of {} is durable", self.path)), true);
+            }
+        }
+        Completion { id, buffer, result }
+    }
+}
+
+impl CommitFile for SimFile {
+    fn limits(&self) -> CommitLimits {
+        CommitLimits { in_flight_max: IN_FLIGHT_MAX, alignment: 1, durable: true }
+    }
+
+    fn strategy(&self) -> CommitStrategy {
+        CommitStrategy::WriteThenSync
+    }
+
+    fn submit(&self, commit: Commit) -> Submitted {
+        if let Err(error) = self.latch.check(0) {
+            return Submitted::Refused { commit, error };
+        }
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.len() == IN_FLIGHT_MAX {
+            let error = PersistenceError::invalid_state("commit", "too many are in flight");
+            return Submitted::Refused { commit, error };
+        }
+        let mut world = self.disk.world();
+        let submitted = world.history.changes.len();
+        let bytes = commit.buffer[commit.range.clone()].to_vec();
+        let change = (!bytes.is_empty()).then(|| {
+            world.change(ChangeKind::Write { inode: self.inode, offset: commit.offset, bytes }, false)
+        });
+        in_flight.push(InFlight { commit, change, submitted });
+        Submitted::Accepted
+    }
+
+    fn start(&self) -> PersistenceResult<()> {
+        Ok(())
+    }
+
+    fn reap(&self, _wait: Wait) -> PersistenceResult<Option<Completion>> {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.is_empty() {
+            return Ok(None);
+        }
+        let index = self.disk.world().next_random() as usize % in_flight.len();
+        let done = in_flight.remove(index);
+        drop(in_flight);
+        Ok(Some(self.complete(done)))
+    }
+
+    fn size(&self) -> PersistenceResult<u64> {
+        Ok(self.disk.world().tree.file(self.inode).len() as u64)
+    }
+
+    fn set_size(&self, bytes: u64) -> PersistenceResult<()> {
+        self.latch.check(0)?;
+        self.disk.world().change(ChangeKind::SetSize { inode: self.inode, bytes }, true);
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if self.locked {
+            self.disk.world().locked_inodes.remove(&self.inode);
+        }
+    }
+}
