@@ -213,6 +213,13 @@ fn a_full_disk_is_out_of_space_and_leaves_nothing_behind() {
     assert!(error.is_out_of_space(), "{error}");
     assert_eq!(fs::read(directory.root().join("old")).expect("read"), [7; 100], "an old file is unchanged");
 
+    // The same where nothing can be reserved, so that the disk is full in the middle of the zeros.
+    let old = OpenOptions::new().write(true).open(directory.root().join("old")).expect("open");
+    let filled = file::zero_fill_or_restore(&old, "old", 100..64 << 20, |_, _| Ok(()));
+    let error = filled.expect_err("too large");
+    assert!(matches!(error, PersistenceError::OutOfSpace { offset: Some(1..), .. }), "{error}");
+    assert_eq!(fs::read(directory.root().join("old")).expect("read"), [7; 100], "cut back");
+
     let error = directory.atomic_write_durable("old", &vec![1; 4 << 20]).expect_err("too large");
     assert!(error.is_out_of_space(), "{error}");
     assert_eq!(directory.list_dir("").expect("list"), ["old"], "the temporary is removed");
