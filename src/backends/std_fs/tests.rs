@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backends::tests::commit;
-use crate::storage::{Effect, Submitted};
+use crate::storage::Effect;
 
 fn directory() -> (tempfile::TempDir, FsDirectory) {
     let scratch = tempfile::tempdir().expect("scratch");
@@ -28,6 +28,7 @@ fn new_makes_the_root_and_existing_does_not() {
 }
 
 /// Every operation that would find nothing, or make something, says that the root is gone.
+#[cfg(unix)]
 fn assert_gone(directory: &FsDirectory) {
     fn gone<T>(result: PersistenceResult<T>) {
         match result {
@@ -239,7 +240,9 @@ fn a_failed_commit_closes_the_file_for_good() {
     let size = file.size().expect("size");
     for id in 2..4 {
         match file.submit(commit(id, 0, b"x", Effect::Flushed)) {
-            Submitted::Refused { error: PersistenceError::Poisoned { cause, .. }, .. } => {
+            crate::storage::Submitted::Refused {
+                error: PersistenceError::Poisoned { cause, .. }, ..
+            } => {
                 assert!(cause.is_out_of_space());
             }
             other => panic!("{other:?}"),
