@@ -15,6 +15,7 @@ use crate::storage::{
 };
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -61,17 +62,29 @@ fn prepare(file: &File, path: &str, options: &FileOptions) -> PersistenceResult<
     if size >= options.zero_filled_bytes {
         return Ok(());
     }
-    zero_fill(file, path, size, options.zero_filled_bytes).inspect_err(|_| {
-        // Gives reserved blocks back, too.
-        let _ = file.set_len(size);
-    })
+    zero_fill_or_restore(file, path, size..options.zero_filled_bytes, reserve)
 }
 
-/// Writes zeros from `from` to `to` and makes them, and the size, durable.
-fn zero_fill(file: &File, path: &str, from: u64, to: u64) -> PersistenceResult<()> {
+/// Lengthens the file by zeros; when that fails, it is as it was, and reserved blocks are given back.
+pub(super) fn zero_fill_or_restore(
+    file: &File,
+    path: &str,
+    range: Range<u64>,
+    reserve: impl FnOnce(&File, Range<u64>) -> io::Result<()>,
+) -> PersistenceResult<()> {
+    let size_before = range.start;
     // A full disk says so at once, and the blocks lie together. They stay unwritten, so zeros follow.
-    reserve(file, from, to)
-        .map_err(|source| PersistenceError::io("reserve space", path, Some(from), source))?;
+    reserve(file, range.clone())
+        .map_err(|source| PersistenceError::io("reserve space", path, Some(size_before), source))
+        .and_then(|()| zero_fill(file, path, range))
+        .inspect_err(|_| {
+            // Best effort; the first error is the one that matters.
+            let _ = file.set_len(size_before);
+        })
+}
+
+/// Writes zeros and makes them, and the size, durable.
+fn zero_fill(file: &File, path: &str, Range { start: from, end: to }: Range<u64>) -> PersistenceResult<()> {
     let chunk = usize::try_from(to - from).map_or(ZERO_FILL_BYTES, |bytes| bytes.min(ZERO_FILL_BYTES));
     let zeros = vec![0; chunk];
     let mut offset = from;
@@ -87,10 +100,10 @@ fn zero_fill(file: &File, path: &str, from: u64, to: u64) -> PersistenceResult<(
 /// Asks for blocks behind the end of the file. Only a full disk or quota is an answer that counts;
 /// whatever else is wrong is found by the writes that follow.
 #[cfg(target_os = "linux")]
-fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
+fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
     use nix::errno::Errno;
     use nix::fcntl::{FallocateFlags, fallocate};
-    let (Ok(offset), Ok(bytes)) = (from.try_into(), (to - from).try_into()) else {
+    let (Ok(offset), Ok(bytes)) = (range.start.try_into(), (range.end - range.start).try_into()) else {
         return Err(io::ErrorKind::FileTooLarge.into());
     };
     loop {
@@ -103,7 +116,7 @@ fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn reserve(_file: &File, _from: u64, _to: u64) -> io::Result<()> {
+fn reserve(_file: &File, _range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 

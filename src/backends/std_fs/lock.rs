@@ -161,18 +161,37 @@ mod os {
         }
     }
 
-    /// A lock on a file that lost its name meanwhile keeps nobody out: such an attempt counts as busy.
     pub(super) fn try_lock_path(resolved: &Path) -> io::Result<Attempt<File>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(resolved)?;
-        if matches!(try_lock(&file)?, Attempt::Busy) {
-            return Ok(Attempt::Busy);
+        match try_lock(&file)? {
+            Attempt::Taken(()) => confirm_name(file, resolved),
+            Attempt::Busy => Ok(Attempt::Busy),
         }
+    }
+
+    /// A lock on a file that lost its name between being opened and being locked keeps nobody out: such
+    /// an attempt counts as busy.
+    fn confirm_name(file: File, resolved: &Path) -> io::Result<Attempt<File>> {
         match fs::metadata(resolved) {
             Ok(named) if super::super::sync::same_file(&named, &file.metadata()?) => Ok(Attempt::Taken(file)),
             Ok(_) => Ok(Attempt::Busy),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Attempt::Busy),
             Err(error) => Err(error),
         }
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_lost_its_name_does_not_count() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let path = scratch.path().join(".lock");
+        let opened = || File::create(&path).expect("create");
+        assert!(matches!(confirm_name(opened(), &path), Ok(Attempt::Taken(_))));
+        let nameless = opened();
+        fs::remove_file(&path).expect("delete");
+        assert!(matches!(confirm_name(nameless.try_clone().expect("clone"), &path), Ok(Attempt::Busy)));
+        let named = opened();
+        assert!(matches!(confirm_name(nameless, &path), Ok(Attempt::Busy)));
+        assert!(matches!(confirm_name(named, &path), Ok(Attempt::Taken(_))));
     }
 }
 

@@ -7,7 +7,9 @@
 //! Windows, where directories cannot be synced, after it was seen that the directory is there).
 
 use crate::error::{PersistenceError, PersistenceResult};
-use std::fs::{self, File, OpenOptions};
+#[cfg(not(windows))]
+use std::fs::File;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backends::tests::commit;
-use crate::storage::{Effect, Submitted};
+use crate::storage::Effect;
 
 fn directory() -> (tempfile::TempDir, FsDirectory) {
     let scratch = tempfile::tempdir().expect("scratch");
@@ -28,6 +28,7 @@ fn new_makes_the_root_and_existing_does_not() {
 }
 
 /// Every operation that would find nothing, or make something, says that the root is gone.
+#[cfg(unix)]
 fn assert_gone(directory: &FsDirectory) {
     fn gone<T>(result: PersistenceResult<T>) {
         match result {
@@ -213,6 +214,13 @@ fn a_full_disk_is_out_of_space_and_leaves_nothing_behind() {
     assert!(error.is_out_of_space(), "{error}");
     assert_eq!(fs::read(directory.root().join("old")).expect("read"), [7; 100], "an old file is unchanged");
 
+    // The same where nothing can be reserved, so that the disk is full in the middle of the zeros.
+    let old = OpenOptions::new().write(true).open(directory.root().join("old")).expect("open");
+    let filled = file::zero_fill_or_restore(&old, "old", 100..64 << 20, |_, _| Ok(()));
+    let error = filled.expect_err("too large");
+    assert!(matches!(error, PersistenceError::OutOfSpace { offset: Some(1..), .. }), "{error}");
+    assert_eq!(fs::read(directory.root().join("old")).expect("read"), [7; 100], "cut back");
+
     let error = directory.atomic_write_durable("old", &vec![1; 4 << 20]).expect_err("too large");
     assert!(error.is_out_of_space(), "{error}");
     assert_eq!(directory.list_dir("").expect("list"), ["old"], "the temporary is removed");
@@ -232,7 +240,9 @@ fn a_failed_commit_closes_the_file_for_good() {
     let size = file.size().expect("size");
     for id in 2..4 {
         match file.submit(commit(id, 0, b"x", Effect::Flushed)) {
-            Submitted::Refused { error: PersistenceError::Poisoned { cause, .. }, .. } => {
+            crate::storage::Submitted::Refused {
+                error: PersistenceError::Poisoned { cause, .. }, ..
+            } => {
                 assert!(cause.is_out_of_space());
             }
             other => panic!("{other:?}"),
