@@ -378,7 +378,8 @@ impl Scanner {
     }
 
     fn advance(&mut self, offset: u64, next: u64, header: &FrameHeader) {
-        let last_entry_id = header.next_entry_id() - 1;
+        // An opening is known to be durable only with the first entry behind it.
+        let last_entry_id = header.next_entry_id() - u64::from(header.kind != FrameKind::Opening);
         let durable = self.end.attested.durable_entry_id;
         while self.boundaries.len() > 1 && self.boundaries[0].last_entry_id <= durable {
             self.boundaries.pop_front();

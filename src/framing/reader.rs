@@ -1,7 +1,7 @@
 //! The scanner, driven over a file.
 
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::formats::frame::FrameHeader;
+use crate::formats::frame::{FrameHeader, FrameKind};
 use crate::formats::header::{self, FileKind, Header, HeaderState};
 use crate::formats::layout::HEADER_BYTES;
 use crate::formats::scan::{BadFrame, KnownEnd, ScanEnd, Scanner, Step};
@@ -79,7 +79,7 @@ impl FrameReader {
         Ok(reader)
     }
 
-    /// Whether a good frame follows a place that an earlier scan reached.
+    /// Whether a good frame that is no seal follows a place that an earlier scan reached.
     pub fn continues(
         file: Box<dyn ReadAt>,
         path: &str,
@@ -90,7 +90,12 @@ impl FrameReader {
         let file_bytes = file.size()?;
         let scanner = Scanner::resume(header, file_bytes, offset, next_entry_id);
         let mut reader = Self::with_scanner(file, path, scanner, None, file_bytes);
-        Ok(reader.next_frame()?.is_some())
+        while let Some(frame) = reader.next_frame()? {
+            if frame.header.kind != FrameKind::Seal {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn with_scanner(

@@ -10,6 +10,7 @@ use super::reader::{WalReplayMode, accept};
 use super::walk::{self, Requirements};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
+use crate::framing::FrameReader;
 use crate::storage::Directory;
 use std::sync::Arc;
 
@@ -87,8 +88,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
         let mut spares = chain.spares.clone();
         let mut removed = 0;
         let covered = ranges(&chain, u64::MAX);
-        // The newest started segment stays whatever it holds: it is what carries the ids on.
-        let covered = &covered[..covered.len().saturating_sub(1)];
+        let covered = &covered[..self.removable(&chain)?];
         for range in covered.iter().take_while(|range| range.end_entry_id <= last_entry_id) {
             if let Some(observer) = observer {
                 observer.on_before_truncate(range.segment_id, range.end_entry_id)?;
@@ -106,6 +106,24 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
             self.remove_abandoned(&chain)?;
         }
         Ok(removed)
+    }
+
+    /// How many segments may go. The newest stays: it carries the ids on. The one before it stays as long as
+    /// nothing shows that the newest's first commit is durable: after a power cut it may be the newest.
+    fn removable(&self, chain: &Chain) -> PersistenceResult<usize> {
+        let Some(newest) = chain.segments.last() else { return Ok(0) };
+        let before = chain.segments.len() - 1;
+        if self.directory.as_durable().is_none() {
+            return Ok(before);
+        }
+        let file = self.directory.open_at(&newest.path)?;
+        let mut reader = FrameReader::new(file, &newest.path, &newest.header, None)?;
+        while let Some(frame) = reader.next_frame()? {
+            if frame.header.durable_entry_id >= newest.first_entry_id {
+                return Ok(before);
+            }
+        }
+        Ok(before.saturating_sub(1))
     }
 
     /// Files that lie before what is now the log's first segment are no evidence of anything any more.

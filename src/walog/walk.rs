@@ -291,9 +291,12 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
     }
 
     fn unproven(&self, attested_entry_id: u64) -> Vec<Region> {
-        let open =
-            self.scanned.iter().filter(|(_, end)| end.last_entry_id().unwrap_or(0) > attested_entry_id);
-        open.filter_map(|(index, end)| {
+        let newest = self.scanned.len().saturating_sub(1);
+        let open = self.scanned.iter().enumerate().filter(|(position, (_, end))| {
+            // The newest may be no more than an opening, on which the next segment will rest.
+            *position == newest || end.last_entry_id().unwrap_or(0) > attested_entry_id
+        });
+        open.filter_map(|(_, (index, end))| {
             let path = self.chain.segments[*index].path.clone();
             end.unproven_offset.map(|from| Region { path, from, to: end.offset })
         })

@@ -263,6 +263,10 @@ fn trace(history: &History, point: usize, survivors: &[Unit], sector_bytes: usiz
                 if let ChangeKind::Create { path, node: super::state::Node::File(inode) } = kind {
                     names.insert(*inode, path.clone());
                 }
+                if let ChangeKind::Note(note) = kind {
+                    text.push_str(&format!("{index:>5}  {note}\n"));
+                    continue;
+                }
                 let fate = match kind {
                     ChangeKind::Mark(_) | ChangeKind::Note(_) => "",
                     _ if is_durable(history, index, point) => ": durable",
