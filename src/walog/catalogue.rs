@@ -270,7 +270,10 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
             Found::Damaged { corruption, .. } if before => {
                 chain.break_before.get_or_insert(corruption);
             }
-            Found::Started(_) if before => {
+            // Truncation leaves no file behind: a predecessor without contents has lost them.
+            Found::Started(_) | Found::Blank { .. } | Found::Unopened { .. }
+                if before && is_needed(&found, &chain.segments[0]) =>
+            {
                 let missing = missing_before(&chain.segments[0]);
                 chain.break_before.get_or_insert(missing);
             }
@@ -284,6 +287,12 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
         }
     }
     Ok(chain)
+}
+
+/// Whether a file before the chain shows that something is missing there: it was started, or it is the one
+/// that the chain continues.
+fn is_needed(found: &Found, oldest: &Started) -> bool {
+    matches!(found, Found::Started(_)) || found.id() == oldest.opening.predecessor_id
 }
 
 fn missing_before(oldest: &Started) -> Corruption {

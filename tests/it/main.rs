@@ -6,4 +6,5 @@
     reason = "tests, not the library"
 )]
 
+mod damage;
 mod power_cut;

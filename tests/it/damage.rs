@@ -1,0 +1,466 @@
+//! The damage matrix: logs of every shape, each damage, the exact verdict in both modes.
+//!
+//! Bars for every row: no acknowledged entry is lost in silence, no corruption is reported clean, no legal
+//! crash state is refused. Rows where a limit of `docs/guarantees.md` shows say so.
+
+use durability::error::{Check, PersistenceError, Proof, TornEvidence};
+use durability::formats::frame::{FrameHeaderState, FrameKind, FrameSeed, decode_header};
+use durability::formats::header::{FileKind, HeaderState, decode};
+use durability::storage::{FlushPolicy, SeededEnvironment};
+use durability::testing::sim::SimDisk;
+use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::{Directory, PersistenceResult};
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+type Wal = WalWriter<(), SimDisk>;
+
+/// How the log under test came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Fresh,
+    Preallocated,
+    Recycled,
+}
+
+const SHAPES: [Shape; 3] = [Shape::Fresh, Shape::Preallocated, Shape::Recycled];
+
+/// A log and what is in it.
+struct Log {
+    disk: SimDisk,
+    path: String,
+    frames: Vec<Frame>,
+    last: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    offset: usize,
+    bytes: usize,
+    kind: FrameKind,
+    last_entry_id: u64,
+    payload_bytes: usize,
+}
+
+fn payload(entry_id: u64) -> Vec<u8> {
+    vec![entry_id as u8; 200 + (entry_id as usize * 311) % 1300]
+}
+
+fn options(shape: Shape) -> WalOptions {
+    WalOptions {
+        preallocate_bytes: if shape == Shape::Fresh { 0 } else { 32 << 10 },
+        recycle_capacity: if shape == Shape::Recycled { 2 } else { 0 },
+        flush_policy: FlushPolicy::Manual,
+        environment: Arc::new(SeededEnvironment::new(3)),
+        ..WalOptions::default()
+    }
+}
+
+fn open(disk: &SimDisk, shape: Shape) -> PersistenceResult<Wal> {
+    Wal::open_with(Arc::new(disk.clone()), options(shape))
+}
+
+fn append(wal: &mut Wal, entries: u64) {
+    for _ in 0..entries {
+        let bytes = payload(wal.next_entry_id());
+        wal.append_bytes_durable(&bytes).expect("commits");
+    }
+}
+
+/// A log whose last segment holds six single-entry commits; sealed by a close, or killed.
+fn build(shape: Shape, sealed: bool) -> Log {
+    let disk = SimDisk::new(1);
+    let mut wal = open(&disk, shape).expect("opens");
+    if shape == Shape::Recycled {
+        append(&mut wal, 8);
+        wal.set_segment_size_limit_bytes(1);
+        append(&mut wal, 4);
+        WalMaintenance::new(Arc::new(disk.clone())).truncate_to_recycle(9, 2).expect("truncates");
+        wal.set_segment_size_limit_bytes(1 << 20);
+        // The next segment comes out of the spares.
+        drop(wal);
+        wal = open(&disk, shape).expect("opens");
+    }
+    append(&mut wal, 6);
+    let (id, last) = (wal.current_segment_id(), wal.last_entry_id());
+    let disk = if sealed {
+        wal.close().expect("closes");
+        disk
+    } else {
+        let killed = disk.after_kill();
+        drop(wal);
+        killed
+    };
+    let path = format!("wal/wal_{id}.log");
+    let frames = frames(&contents(&disk, &path));
+    Log { disk, path, frames, last }
+}
+
+fn contents(disk: &SimDisk, path: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
+    bytes
+}
+
+fn replace(disk: &SimDisk, path: &str, bytes: &[u8]) {
+    disk.create_file(path).expect("creates").write_all(bytes).expect("writes");
+}
+
+fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let HeaderState::Good(header) = decode(FileKind::Segment, &bytes[..512]) else { panic!("no header") };
+    let mut offset = 512;
+    let mut frames = Vec::new();
+    while let Some(at) = bytes.get(offset..offset + 48) {
+        let FrameHeaderState::Good(frame) = decode_header(at, offset as u64, FrameSeed::new(header.salt))
+        else {
+            break;
+        };
+        let bytes = frame.frame_bytes(512) as usize;
+        let last_entry_id = frame.next_entry_id() - 1;
+        let payload_bytes = frame.payload_bytes as usize;
+        frames.push(Frame { offset, bytes, kind: frame.kind, last_entry_id, payload_bytes });
+        offset += bytes;
+    }
+    frames
+}
+
+/// What a mode makes of a log.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Entries(u64),
+    Torn(TornEvidence),
+    Corrupt(Check, Proof),
+}
+
+fn outcome(disk: &SimDisk, mode: WalReplayMode) -> Outcome {
+    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
+    let first = match reader.entry_range(mode) {
+        Ok(range) => range.map_or(1, |(first, _)| first),
+        Err(error) => return classify(error),
+    };
+    let mut last = first - 1;
+    let replayed = reader.replay_bytes_from(first, mode, |entry_id, bytes| {
+        assert_eq!((entry_id, bytes), (last + 1, &payload(entry_id)[..]), "not what was appended");
+        last = entry_id;
+        Ok(())
+    });
+    replayed.map_or_else(classify, |_| Outcome::Entries(last))
+}
+
+fn classify(error: PersistenceError) -> Outcome {
+    match error {
+        PersistenceError::TornTail(torn) => Outcome::Torn(torn.evidence),
+        PersistenceError::Corruption(found) => Outcome::Corrupt(found.check, found.proof),
+        error => panic!("neither torn nor corrupt: {error}"),
+    }
+}
+
+/// Runs one damage: both modes, and opening agrees with them; what opens goes on and reads back.
+fn verdict(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Outcome, Outcome) {
+    let disk = log.disk.after_kill();
+    let mut bytes = contents(&disk, &log.path);
+    damage(&mut bytes);
+    replace(&disk, &log.path, &bytes);
+    verdict_of(&disk, what)
+}
+
+fn verdict_of(disk: &SimDisk, what: &str) -> (Outcome, Outcome) {
+    let strict = outcome(disk, WalReplayMode::Strict);
+    let best_effort = outcome(disk, WalReplayMode::BestEffortTail);
+    match (&best_effort, open(disk, Shape::Fresh)) {
+        (Outcome::Entries(last), Ok(mut wal)) => {
+            assert_eq!(wal.last_entry_id(), *last, "{what}: opening and reading disagree");
+            append(&mut wal, 1);
+            drop(wal);
+            let again = outcome(disk, WalReplayMode::Strict);
+            assert!(
+                matches!(again, Outcome::Entries(now) if now == last + 1),
+                "{what}: {again:?} after {last} and one"
+            );
+        }
+        (Outcome::Corrupt(..), Err(error)) => assert!(error.is_corruption(), "{what}: {error}"),
+        (read, opened) => panic!("{what}: reading says {read:?}, opening {opened:?}"),
+    }
+    (strict, best_effort)
+}
+
+fn must_be_corrupt(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Check, Proof) {
+    match verdict(log, what, damage) {
+        (Outcome::Corrupt(..), Outcome::Corrupt(check, proof)) => (check, proof),
+        outcomes => panic!("{what}: {outcomes:?}"),
+    }
+}
+
+fn must_be_torn(log: &Log, what: &str, last: u64, damage: impl FnOnce(&mut Vec<u8>)) -> TornEvidence {
+    match verdict(log, what, damage) {
+        (Outcome::Torn(evidence), Outcome::Entries(found)) if found == last => evidence,
+        outcomes => panic!("{what}: {outcomes:?}, expected a tear after {last}"),
+    }
+}
+
+#[test]
+fn undamaged_logs_of_every_shape_are_clean() {
+    for shape in SHAPES {
+        for sealed in [false, true] {
+            let log = build(shape, sealed);
+            let outcomes = verdict(&log, "nothing", |_| {});
+            assert!(
+                matches!(outcomes, (Outcome::Entries(a), Outcome::Entries(b)) if a == log.last && b == log.last)
+            );
+        }
+    }
+}
+
+/// Limit: a newest segment that is cut short looks like one that never got longer, unless something
+/// attests more.
+#[test]
+fn cut_at_every_byte_of_the_last_frames_ends_before_the_first_frame_that_is_cut() {
+    for shape in [Shape::Fresh, Shape::Preallocated] {
+        let log = build(shape, false);
+        let from = log.frames[log.frames.len() - 3].offset;
+        let to = log.frames.last().map_or(0, |last| last.offset + last.bytes);
+        for cut in from..to {
+            let frame = log.frames.iter().find(|frame| cut < frame.offset + frame.bytes).expect("a frame");
+            let last = frame.last_entry_id - 1;
+            let outcomes = verdict(&log, &format!("{shape:?} cut at {cut}"), |bytes| bytes.truncate(cut));
+            match outcomes {
+                (Outcome::Entries(found), _) if cut == frame.offset => assert_eq!(found, last),
+                (Outcome::Torn(TornEvidence::PastFileEnd), Outcome::Entries(found)) => {
+                    assert_eq!(found, last)
+                }
+                other => panic!("cut at {cut}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not() {
+    for shape in SHAPES {
+        for sealed in [false, true] {
+            let log = build(shape, sealed);
+            let data: Vec<_> = log.frames.iter().filter(|frame| frame.kind == FrameKind::Data).collect();
+            for frame in
+                [log.frames.first().expect("a frame"), data[0], data[data.len() / 2], data[data.len() - 1]]
+            {
+                let header = (0..48 * 8).map(|bit| (frame.offset + bit / 8, bit % 8));
+                let payload =
+                    (0..frame.payload_bytes).step_by(97).map(|byte| (frame.offset + 48 + byte, byte % 8));
+                for (byte, bit) in header.chain(payload) {
+                    let what = format!("{shape:?} sealed {sealed} byte {byte} bit {bit}");
+                    must_be_corrupt(&log, &what, |bytes| bytes[byte] ^= 1 << bit);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit() {
+    for shape in SHAPES {
+        let log = build(shape, false);
+        let last = *log.frames.last().expect("a frame");
+        for frame in &log.frames {
+            for sector in (frame.offset..frame.offset + frame.bytes).step_by(512) {
+                let what = format!("{shape:?} sector at {sector}");
+                let zero = |bytes: &mut Vec<u8>| bytes[sector..sector + 512].fill(0);
+                if frame.offset == last.offset {
+                    // Limit: nothing attests the very last commit of a killed writer.
+                    let gone = frame.bytes == 512;
+                    match verdict(&log, &what, zero) {
+                        (Outcome::Torn(TornEvidence::OldSectors { sectors: 1 }), Outcome::Entries(found))
+                            if !gone =>
+                        {
+                            assert_eq!(found, log.last - 1);
+                        }
+                        (Outcome::Entries(found), Outcome::Entries(_)) if gone => {
+                            assert_eq!(found, log.last - 1)
+                        }
+                        other => panic!("{what}: {other:?}"),
+                    }
+                } else {
+                    let (_, proof) = must_be_corrupt(&log, &what, zero);
+                    assert!(matches!(proof, Proof::Attested { .. }), "{what}: {proof:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seal_closes_the_window_of_the_last_commit() {
+    for shape in SHAPES {
+        let log = build(shape, true);
+        let last = log.frames[log.frames.len() - 2];
+        for sector in (last.offset..last.offset + last.bytes).step_by(512) {
+            let what = format!("{shape:?} sector at {sector}");
+            let (_, proof) = must_be_corrupt(&log, &what, |bytes| bytes[sector..sector + 512].fill(0));
+            assert!(matches!(proof, Proof::Attested { .. }), "{what}: {proof:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_of_an_unfinished_commit_missing_under_later_ones_is_a_legal_crash() {
+    // Three commits in flight together: none attests another.
+    let disk = SimDisk::new(1);
+    let mut wal = open(&disk, Shape::Preallocated).expect("opens");
+    append(&mut wal, 2);
+    for _ in 0..3 {
+        let bytes = payload(wal.next_entry_id());
+        wal.append_bytes(&bytes).expect("appends");
+        wal.flush().expect("flushes");
+    }
+    let path = format!("wal/wal_{}.log", wal.current_segment_id());
+    let killed = disk.after_kill();
+    drop(wal);
+    let log = Log { frames: frames(&contents(&killed, &path)), disk: killed, path, last: 5 };
+    let first = log.frames[3];
+    for sector in (first.offset..first.offset + first.bytes).step_by(512) {
+        let what = format!("sector at {sector}");
+        let evidence = must_be_torn(&log, &what, 2, |bytes| bytes[sector..sector + 512].fill(0));
+        assert_eq!(evidence, TornEvidence::LaterCommits { frames: 2 });
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_judged_by_what_it_is() {
+    for shape in SHAPES {
+        let killed = build(shape, false);
+        let end = killed.frames.last().map_or(0, |last| last.offset + last.bytes);
+        let grow = |bytes: &mut Vec<u8>, tail: &[u8]| {
+            bytes.resize(bytes.len().max(end + tail.len()), 0);
+            bytes[end..end + tail.len()].copy_from_slice(tail);
+        };
+        let outcomes = verdict(&killed, "zeros", |bytes| grow(bytes, &[0; 5000]));
+        assert!(matches!(outcomes, (Outcome::Entries(a), _) if a == killed.last));
+        let (_, proof) = must_be_corrupt(&killed, "garbage", |bytes| grow(bytes, &[0xa5; 512]));
+        assert_eq!(proof, Proof::FullyWritten);
+        // A frame of another log, and one of this file in another place, check out nowhere.
+        let other = build(if shape == Shape::Fresh { Shape::Preallocated } else { Shape::Fresh }, false);
+        let stranger = contents(&other.disk, &other.path)[512..1024].to_vec();
+        must_be_corrupt(&killed, "a stranger's frame", |bytes| grow(bytes, &stranger));
+        let own = contents(&killed.disk, &killed.path)[512..1024].to_vec();
+        must_be_corrupt(&killed, "an own frame elsewhere", |bytes| grow(bytes, &own));
+        // Behind the seal of a closed log nothing counts.
+        let sealed = build(shape, true);
+        let end = sealed.frames.last().map_or(0, |last| last.offset + last.bytes);
+        let outcomes = verdict(&sealed, "garbage behind a seal", |bytes| {
+            bytes.resize(end + 512, 0);
+            bytes[end..end + 512].fill(0xa5);
+        });
+        assert!(matches!(outcomes, (Outcome::Entries(a), _) if a == sealed.last));
+    }
+}
+
+/// Four sealed segments of two entries, and a newest one of two.
+fn segments(sealed: bool) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let mut wal = open(&disk, Shape::Fresh).expect("opens");
+    for _ in 0..5 {
+        wal.set_segment_size_limit_bytes(1);
+        append(&mut wal, 1);
+        wal.set_segment_size_limit_bytes(1 << 20);
+        append(&mut wal, 1);
+    }
+    if sealed {
+        wal.close().expect("closes");
+        return disk;
+    }
+    let killed = disk.after_kill();
+    drop(wal);
+    killed
+}
+
+fn must_be_corrupt_log(disk: &SimDisk, what: &str) -> (Check, Proof) {
+    match verdict_of_reading(disk) {
+        (Outcome::Corrupt(..), Outcome::Corrupt(check, proof)) => (check, proof),
+        outcomes => panic!("{what}: {outcomes:?}"),
+    }
+}
+
+/// Without opening: opening does not look at old segments.
+fn verdict_of_reading(disk: &SimDisk) -> (Outcome, Outcome) {
+    let read = |mode| {
+        let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
+        let mut last = 0;
+        let replayed = reader.replay_bytes_from(1, mode, |entry_id, bytes| {
+            assert_eq!((entry_id, bytes), (last + 1, &payload(entry_id)[..]));
+            last = entry_id;
+            Ok(())
+        });
+        replayed.map_or_else(classify, |_| Outcome::Entries(last))
+    };
+    (read(WalReplayMode::Strict), read(WalReplayMode::BestEffortTail))
+}
+
+#[test]
+fn missing_swapped_copied_and_emptied_segments_are_named() {
+    for sealed in [true, false] {
+        let disk = segments(sealed);
+        disk.delete("wal/wal_3.log").expect("deletes");
+        let (check, _) = must_be_corrupt_log(&disk, "a middle segment missing");
+        assert_eq!(check, Check::SegmentMissing { segment_id: 3 });
+
+        let disk = segments(sealed);
+        disk.delete("wal/wal_5.log").expect("deletes");
+        let (check, proof) = must_be_corrupt_log(&disk, "the newest segment missing");
+        assert_eq!(check, Check::SegmentMissing { segment_id: 5 });
+        assert!(matches!(proof, Proof::NamedBySeal { .. }));
+
+        let disk = segments(sealed);
+        let copy = contents(&disk, "wal/wal_2.log");
+        replace(&disk, "wal/wal_6.log", &copy);
+        let (check, _) = must_be_corrupt_log(&disk, "a segment copied");
+        assert_eq!(check, Check::SegmentName { named: 6, stated: 2 });
+
+        let disk = segments(sealed);
+        let (two, three) = (contents(&disk, "wal/wal_2.log"), contents(&disk, "wal/wal_3.log"));
+        replace(&disk, "wal/wal_2.log", &three);
+        replace(&disk, "wal/wal_3.log", &two);
+        let (check, _) = must_be_corrupt_log(&disk, "two segments swapped");
+        assert_eq!(check, Check::SegmentName { named: 2, stated: 3 });
+
+        for id in 1..=5 {
+            let path = format!("wal/wal_{id}.log");
+            let disk = segments(sealed);
+            replace(&disk, &path, &[]);
+            must_be_corrupt_log(&disk, &format!("{path} truncated to zero"));
+            let disk = segments(sealed);
+            let mut bytes = contents(&disk, &path);
+            bytes[..512].fill(0);
+            replace(&disk, &path, &bytes);
+            must_be_corrupt_log(&disk, &format!("the header of {path} zeroed"));
+            for bit in (0..4096).step_by(61) {
+                let disk = segments(sealed);
+                let mut bytes = contents(&disk, &path);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                replace(&disk, &path, &bytes);
+                must_be_corrupt_log(&disk, &format!("bit {bit} of the header of {path}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_sector_of_every_older_segment_is_missed() {
+    let good = segments(false);
+    for id in 1..=4 {
+        let path = format!("wal/wal_{id}.log");
+        let bytes = contents(&good, &path);
+        for sector in (512..bytes.len()).step_by(512) {
+            let disk = segments(false);
+            let mut damaged = bytes.clone();
+            damaged[sector..sector + 512].fill(0);
+            replace(&disk, &path, &damaged);
+            let what = format!("{path} sector at {sector}");
+            if damaged == bytes {
+                continue;
+            }
+            match verdict_of_reading(&disk) {
+                (Outcome::Corrupt(..), Outcome::Corrupt(..)) => {}
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+}
