@@ -2,13 +2,29 @@
 //!
 //! * [`std_fs`]: any platform with a file system, through `std::fs`.
 //! * [`memory`]: volatile, in this process.
+//! * `io_uring`: [`std_fs`] with commits through rings, on Linux with the feature `io-uring`.
 //!
-//! Backends implement the traits of [`storage`](crate::storage) and are named by nothing above it.
+//! [`Backend`] chooses between those that write to disks. Backends implement the traits of [`storage`](crate::storage) and are named by nothing above it.
 
+mod choice;
+#[cfg(all(
+    feature = "io-uring",
+    target_os = "linux",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64"
+    )
+))]
+pub mod io_uring;
 pub mod memory;
 pub mod std_fs;
 #[cfg(test)]
 mod tests;
+
+pub use choice::{Backend, BackendOptions, BackendReason, IN_FLIGHT_DEFAULT, OpenBackend, io_uring_support};
 
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::Commit;
@@ -22,5 +38,67 @@ pub(crate) fn check_extent(commit: &Commit) -> PersistenceResult<()> {
     match commit.offset.checked_add(bytes.len() as u64) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
         _ => Err(PersistenceError::invalid_config("offset", format!("{} is too large", commit.offset))),
+    }
+}
+
+/// What [`Backend`] asks of io_uring.
+#[cfg(all(
+    feature = "io-uring",
+    target_os = "linux",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64"
+    )
+))]
+mod rings {
+    use super::io_uring::{UringDirectory, UringOptions, probe};
+    use super::{BackendOptions, BackendReason};
+    use crate::error::PersistenceResult;
+    use crate::storage::{DurableDirectory, FsDirectory};
+    use std::sync::Arc;
+
+    pub(super) fn support() -> Result<(), BackendReason> {
+        probe()
+    }
+
+    pub(super) fn over(
+        files: FsDirectory,
+        options: &BackendOptions,
+    ) -> PersistenceResult<Arc<dyn DurableDirectory>> {
+        Ok(Arc::new(UringDirectory::over(files, UringOptions::from(options))?))
+    }
+}
+
+/// What [`Backend`] is told where there is none.
+#[cfg(not(all(
+    feature = "io-uring",
+    target_os = "linux",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64"
+    )
+)))]
+mod rings {
+    use super::{BackendOptions, BackendReason};
+    use crate::error::{PersistenceError, PersistenceResult};
+    use crate::storage::{DurableDirectory, FsDirectory};
+    use std::sync::Arc;
+
+    pub(super) fn support() -> Result<(), BackendReason> {
+        if cfg!(feature = "io-uring") {
+            Err(BackendReason::Platform)
+        } else {
+            Err(BackendReason::FeatureDisabled)
+        }
+    }
+
+    pub(super) fn over(_: FsDirectory, _: &BackendOptions) -> PersistenceResult<Arc<dyn DurableDirectory>> {
+        Err(PersistenceError::not_supported("io_uring", "this build"))
     }
 }

@@ -1,0 +1,524 @@
+//! Files through rings, on a real file system.
+
+use super::*;
+use crate::backends::{Backend, BackendReason};
+use crate::storage::{Commit, CommitBuffer, Effect, Submitted, Wait};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+const LINKED: CommitStrategy = CommitStrategy::LinkedWriteSync;
+const DIRECT: CommitStrategy = CommitStrategy::DirectDsync;
+const BLOCK: usize = 512;
+
+/// Whether this system has rings. Loud when not, and a failure when they are required.
+fn have_rings() -> bool {
+    let Err(reason) = probe() else { return true };
+    assert!(std::env::var_os("DURABILITY_REQUIRE_IO_URING").is_none(), "rings are required: {reason}");
+    eprintln!("SKIP: {reason}");
+    false
+}
+
+fn directory(
+    root: &std::path::Path,
+    strategy: Option<CommitStrategy>,
+    in_flight_max: usize,
+) -> UringDirectory {
+    UringDirectory::with_options(root, UringOptions { strategy, in_flight_max }).unwrap()
+}
+
+/// A file of each strategy that can be had in the temporary directory.
+fn each_strategy(in_flight_max: usize, zeros: u64, test: impl Fn(&UringDirectory, UringFile)) {
+    if !have_rings() {
+        return;
+    }
+    for strategy in [LINKED, DIRECT] {
+        let root = tempfile::tempdir().unwrap();
+        let directory = directory(root.path(), Some(strategy), in_flight_max);
+        let options = FileOptions::create_new().zero_filled(zeros).locked().aligned(4096);
+        match directory.open("file", &options) {
+            Ok(file) => {
+                assert_eq!(file.strategy(), strategy);
+                test(&directory, file);
+            }
+            Err(error @ PersistenceError::NotSupported { .. }) if strategy == DIRECT => {
+                eprintln!("SKIP: {error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn alignment(file: &UringFile) -> usize {
+    (file.limits().alignment as usize).max(BLOCK)
+}
+
+/// A commit of one aligned block at block number `id`, filled with a byte made from it.
+fn block(file: &UringFile, id: u64, effect: Effect) -> Commit {
+    let size = alignment(file);
+    let mut buffer = CommitBuffer::new();
+    buffer.resize(size, fill(id));
+    Commit { id, offset: id * size as u64, buffer, range: 0..size, effect }
+}
+
+fn fill(id: u64) -> u8 {
+    (id % 251) as u8 + 1
+}
+
+fn contents(directory: &UringDirectory) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    directory.open_file("file").unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn assert_blocks(bytes: &[u8], size: usize, blocks: impl IntoIterator<Item = u64>) {
+    for id in blocks {
+        let at = id as usize * size;
+        assert!(bytes[at..at + size].iter().all(|byte| *byte == fill(id)), "block {id}");
+    }
+}
+
+fn accepted(submitted: Submitted) {
+    match submitted {
+        Submitted::Accepted => {}
+        Submitted::Refused { error, .. } => panic!("{error}"),
+    }
+}
+
+fn refused(submitted: Submitted) -> PersistenceError {
+    match submitted {
+        Submitted::Accepted => panic!("accepted"),
+        Submitted::Refused { error, .. } => error,
+    }
+}
+
+#[test]
+fn commits_of_several_threads_in_flight_at_once_read_back_equal() {
+    for zeros in [0, 1 << 20] {
+        each_strategy(16, zeros, |directory, file| {
+            let (per_thread, threads) = (100, 3);
+            std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let file = &file;
+                    scope.spawn(move || {
+                        for number in 0..per_thread {
+                            let effect = if number % 3 == 0 { Effect::Flushed } else { Effect::Durable };
+                            let mut commit = block(file, thread * per_thread + number, effect);
+                            loop {
+                                match file.submit(commit) {
+                                    Submitted::Accepted => break,
+                                    Submitted::Refused { commit: back, error } => {
+                                        assert!(matches!(error, PersistenceError::InvalidState { .. }));
+                                        commit = back;
+                                        std::thread::yield_now();
+                                    }
+                                }
+                            }
+                            file.start().unwrap();
+                        }
+                    });
+                }
+                let seen = std::sync::Mutex::new(BTreeSet::new());
+                std::thread::scope(|reapers| {
+                    for _ in 0..2 {
+                        reapers.spawn(|| {
+                            while seen.lock().unwrap().len() < (threads * per_thread) as usize {
+                                let wait = Wait::AtMost(Duration::from_millis(20));
+                                if let Some(completion) = file.reap(wait).unwrap() {
+                                    completion.result.unwrap();
+                                    assert_eq!(completion.buffer[0], fill(completion.id));
+                                    assert!(seen.lock().unwrap().insert(completion.id), "twice");
+                                }
+                            }
+                        });
+                    }
+                });
+            });
+            assert!(file.reap(Wait::Forever).unwrap().is_none(), "nothing is in flight");
+            assert_blocks(&contents(directory), alignment(&file), 0..threads * per_thread);
+        });
+    }
+}
+
+#[test]
+fn a_lone_commit_costs_one_system_call() {
+    each_strategy(32, 1 << 20, |_, file| {
+        for effect in [Effect::Durable, Effect::Flushed] {
+            for id in 0..20 {
+                let before = file.enters();
+                let (result, buffer) = file.commit(block(&file, id, effect));
+                result.unwrap();
+                assert!(buffer.is_some());
+                let enters = file.enters() - before;
+                assert_eq!(enters, 1, "{effect:?} {:?}", file.strategy());
+            }
+            // Covers what was only flushed, so that the next round is a plain one.
+            file.commit(block(&file, 0, Effect::Durable)).0.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_file_that_is_dropped_has_all_that_was_accepted_and_keeps_its_lock_until_then() {
+    each_strategy(32, 0, |directory, file| {
+        let size = alignment(&file);
+        for id in 0..32 {
+            accepted(file.submit(block(&file, id, Effect::Durable)));
+            if id % 2 == 0 {
+                file.start().unwrap();
+            }
+        }
+        let held = directory.await_unlocked("file", Duration::ZERO).unwrap_err();
+        assert!(matches!(held, PersistenceError::LockFailed { .. }), "{held}");
+        drop(file);
+        directory.await_unlocked("file", Duration::ZERO).unwrap();
+        let bytes = contents(directory);
+        assert_eq!(bytes.len(), 32 * size);
+        assert_blocks(&bytes, size, 0..32);
+    });
+}
+
+#[test]
+fn a_panic_with_commits_in_flight_loses_none_of_them() {
+    each_strategy(8, 0, |directory, file| {
+        let size = alignment(&file);
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            for id in 0..8 {
+                accepted(file.submit(block(&file, id, Effect::Durable)));
+            }
+            file.start().unwrap();
+            panic!("planned");
+        }));
+        assert!(unwound.is_err());
+        directory.await_unlocked("file", Duration::ZERO).unwrap();
+        assert_blocks(&contents(directory), size, 0..8);
+    });
+}
+
+#[test]
+fn a_wait_ends_in_time_and_an_idle_file_does_not_wait() {
+    each_strategy(4, 1 << 20, |_, file| {
+        assert!(file.reap(Wait::Forever).unwrap().is_none());
+        assert!(file.reap(Wait::AtMost(Duration::from_secs(60))).unwrap().is_none());
+        assert!(file.reap(Wait::Never).unwrap().is_none());
+    });
+    // A commit that does not end: the write of a file that cannot go on is hard to have, so the wait is
+    // made shorter than any device is.
+    each_strategy(64, 0, |_, file| {
+        let mut large = CommitBuffer::new();
+        large.resize(32 << 20, 7);
+        let range = 0..large.len();
+        accepted(file.submit(Commit { id: 1, offset: 0, buffer: large, range, effect: Effect::Durable }));
+        let begun = Instant::now();
+        assert!(file.reap(Wait::AtMost(Duration::from_micros(1))).unwrap().is_none(), "too fast");
+        assert!(file.reap(Wait::Never).unwrap().is_none());
+        let waited = begun.elapsed();
+        file.reap(Wait::Forever).unwrap().unwrap().result.unwrap();
+        assert!(waited < begun.elapsed());
+    });
+}
+
+#[test]
+fn threads_that_reap_beside_each_other_get_every_completion_and_none_waits_for_ever() {
+    each_strategy(8, 1 << 20, |_, file| {
+        for round in 0..200 {
+            let handed = std::sync::Mutex::new(Vec::new());
+            for id in 0..3 {
+                accepted(file.submit(block(&file, id, Effect::Durable)));
+            }
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        if let Some(completion) = file.reap(Wait::Forever).unwrap() {
+                            completion.result.unwrap();
+                            handed.lock().unwrap().push(completion.id);
+                        }
+                    });
+                }
+            });
+            let mut handed = handed.into_inner().unwrap();
+            handed.sort_unstable();
+            assert_eq!(handed, [0, 1, 2], "round {round}");
+        }
+    });
+}
+
+#[test]
+fn a_commit_submitted_while_another_thread_waits_in_the_kernel_begins_at_once() {
+    each_strategy(8, 1 << 20, |_, file| {
+        for id in 0..100u64 {
+            accepted(file.submit(block(&file, id * 2, Effect::Durable)));
+            std::thread::scope(|scope| {
+                let reaper = scope.spawn(|| {
+                    let mut ids = Vec::new();
+                    while let Some(completion) = file.reap(Wait::Forever).unwrap() {
+                        completion.result.unwrap();
+                        ids.push(completion.id);
+                    }
+                    ids
+                });
+                accepted(file.submit(block(&file, id * 2 + 1, Effect::Durable)));
+                let mut ids = reaper.join().unwrap();
+                while let Some(completion) = file.reap(Wait::Forever).unwrap() {
+                    ids.push(completion.id);
+                }
+                ids.sort_unstable();
+                assert_eq!(ids, [id * 2, id * 2 + 1]);
+            });
+        }
+    });
+}
+
+#[test]
+fn commits_that_break_a_limit_are_refused_and_change_nothing() {
+    each_strategy(2, 1 << 16, |directory, file| {
+        let before = contents(directory);
+        let mut beyond = block(&file, 0, Effect::Durable);
+        beyond.range.end += 1;
+        assert!(matches!(refused(file.submit(beyond)), PersistenceError::InvalidConfig { .. }));
+        if file.strategy() == DIRECT {
+            let mut odd = block(&file, 0, Effect::Durable);
+            odd.offset = 1;
+            assert!(matches!(
+                refused(file.submit(odd)),
+                PersistenceError::InvalidConfig { parameter: "offset", .. }
+            ));
+            let mut odd = block(&file, 0, Effect::Durable);
+            odd.range.end -= 1;
+            assert!(matches!(
+                refused(file.submit(odd)),
+                PersistenceError::InvalidConfig { parameter: "range", .. }
+            ));
+            let mut odd = block(&file, 0, Effect::Durable);
+            odd.buffer.resize(alignment(&file) * 2, 1);
+            odd.range = 1..1 + alignment(&file);
+            assert!(matches!(
+                refused(file.submit(odd)),
+                PersistenceError::InvalidConfig { parameter: "buffer", .. }
+            ));
+        }
+        assert_eq!(contents(directory), before);
+        accepted(file.submit(block(&file, 0, Effect::Durable)));
+        accepted(file.submit(block(&file, 1, Effect::Durable)));
+        let full = refused(file.submit(block(&file, 2, Effect::Durable)));
+        assert!(matches!(full, PersistenceError::InvalidState { .. }), "{full}");
+        assert!(matches!(file.set_size(0), Err(PersistenceError::InvalidState { .. })));
+        while file.reap(Wait::Forever).unwrap().is_some() {}
+        assert!(contents(directory)[2 * alignment(&file)..].iter().all(|byte| *byte == 0));
+        assert_eq!(file.commit(block(&file, 2, Effect::Durable)).0.unwrap(), ());
+    });
+}
+
+#[test]
+fn what_was_only_flushed_is_synced_by_the_next_durable_commit() {
+    each_strategy(8, 1 << 16, |directory, file| {
+        let plain = UringFile::next_goal;
+        let first = plain(&file);
+        file.commit(block(&file, 0, Effect::Flushed)).0.unwrap();
+        if file.strategy() == DIRECT {
+            assert_eq!((first, plain(&file)), (chain::Goal::Dsync, chain::Goal::WrittenThenSynced));
+        }
+        let empty =
+            |effect| Commit { id: 9, offset: 0, buffer: CommitBuffer::from_slice(b"x"), range: 1..1, effect };
+        file.commit(empty(Effect::Durable)).0.unwrap();
+        assert_eq!(plain(&file), first, "the sync covered it");
+        let before = file.enters();
+        file.commit(empty(Effect::Flushed)).0.unwrap();
+        assert_eq!(file.enters(), before, "nothing to do");
+        file.set_size(1 << 15).unwrap();
+        assert_eq!(file.size().unwrap(), 1 << 15);
+        if file.strategy() == DIRECT {
+            assert_eq!(plain(&file), chain::Goal::WrittenThenSynced);
+        }
+        file.commit(block(&file, 1, Effect::Durable)).0.unwrap();
+        assert_eq!(plain(&file), first);
+        assert_blocks(&contents(directory), alignment(&file), 0..2);
+    });
+}
+
+#[test]
+fn a_commit_larger_than_one_write_is_finished_in_pieces() {
+    if !have_rings() {
+        return;
+    }
+    for strategy in [Some(LINKED), None] {
+        let root = tempfile::tempdir().unwrap();
+        let mut directory = directory(root.path(), strategy, 4);
+        directory.piece_bytes_max = 8192;
+        let file = directory.open("file", &FileOptions::create_new().aligned(4096)).unwrap();
+        let bytes: Vec<u8> = (0..10 * 8192 + 4096).map(|at| (at / 7 % 256) as u8).collect();
+        let commit = Commit {
+            id: 1,
+            offset: 4096,
+            buffer: CommitBuffer::from_slice(&bytes),
+            range: 0..bytes.len(),
+            effect: Effect::Durable,
+        };
+        file.commit(commit).0.unwrap();
+        assert_eq!(contents(&directory)[4096..], bytes);
+    }
+}
+
+#[test]
+fn the_ring_of_a_dropped_file_serves_the_next_one() {
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let directory = directory(root.path(), None, 4);
+    assert_eq!(directory.pool.idle(), 0);
+    for round in 0..20u64 {
+        let options = if round == 0 { FileOptions::create_new() } else { FileOptions::existing() };
+        // Both shapes of units take turns on the same ring.
+        let options = if round % 2 == 0 { options.aligned(4096) } else { options };
+        let file = directory.open("file", &options).unwrap();
+        assert_eq!(directory.pool.idle(), 0, "the idle ring was taken");
+        file.commit(block(&file, round, Effect::Flushed)).0.unwrap();
+        accepted(file.submit(block(&file, round + 1, Effect::Durable)));
+        drop(file);
+        assert_eq!(directory.pool.idle(), 1, "round {round}");
+    }
+}
+
+/// A file of a given size that takes no writes, or none past its end: a sealed memory file behind a link.
+fn sealed(root: &std::path::Path, bytes: usize, seals: nix::fcntl::SealFlag) -> std::os::fd::OwnedFd {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::os::fd::AsRawFd;
+    let memory = memfd_create("sealed", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    nix::unistd::ftruncate(&memory, bytes as i64).unwrap();
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+    let name = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    std::os::unix::fs::symlink(name, root.join("file")).unwrap();
+    memory
+}
+
+#[test]
+fn the_first_failed_write_closes_the_file_for_good_and_no_later_commit_succeeds() {
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let _memory = sealed(root.path(), 4096, nix::fcntl::SealFlag::F_SEAL_WRITE);
+    let directory = directory(root.path(), None, 8);
+    let file = directory.open("file", &FileOptions::existing()).unwrap();
+    assert_eq!(file.strategy(), LINKED, "memory files are not written directly here");
+    for id in 0..4 {
+        accepted(file.submit(block(&file, id, Effect::Durable)));
+    }
+    let mut failed = 0;
+    while let Some(completion) = file.reap(Wait::Forever).unwrap() {
+        assert_eq!(completion.buffer.len(), BLOCK);
+        let error = completion.result.unwrap_err();
+        assert!(matches!(&error, PersistenceError::Io { operation: "write", .. }), "{error}");
+        failed += 1;
+    }
+    assert_eq!(failed, 4);
+    let later = refused(file.submit(block(&file, 9, Effect::Flushed)));
+    assert!(matches!(later, PersistenceError::Poisoned { .. }), "{later}");
+    assert!(matches!(file.set_size(0), Err(PersistenceError::Poisoned { .. })));
+    drop(file);
+    assert_eq!(directory.pool.idle(), 1, "the ring is sound");
+}
+
+#[test]
+fn a_write_that_ends_short_is_carried_on_and_is_no_success() {
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let _memory = sealed(root.path(), 8192, nix::fcntl::SealFlag::F_SEAL_GROW);
+    let directory = directory(root.path(), None, 8);
+    let file = directory.open("file", &FileOptions::existing()).unwrap();
+    let buffer = CommitBuffer::from_slice(&[5; 8192]);
+    let commit = Commit { id: 1, offset: 4096, buffer, range: 0..8192, effect: Effect::Durable };
+    let error = file.commit(commit).0.unwrap_err();
+    // The kernel wrote what fits, the rest was asked for at the place where that ended, and failed there.
+    match error {
+        PersistenceError::Io { operation: "write", offset: Some(8192), .. } => {}
+        error => panic!("{error:?}"),
+    }
+    assert_eq!(contents(&directory)[4096..], [5; 4096]);
+}
+
+#[test]
+fn a_strategy_that_cannot_be_had_is_an_error_and_leaves_no_file() {
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let explicit = directory(root.path(), Some(DIRECT), 4);
+    let error = explicit.open("file", &FileOptions::create_new()).unwrap_err();
+    let known = matches!(
+        error,
+        PersistenceError::InvalidConfig { parameter: "alignment", .. }
+            | PersistenceError::NotSupported { .. }
+    );
+    assert!(known, "{error}");
+    assert!(!explicit.exists("file"));
+    let fallen_back = directory(root.path(), None, 4);
+    let file = fallen_back.open("file", &FileOptions::create_new()).unwrap();
+    assert_eq!((file.strategy(), file.limits().alignment), (LINKED, 1));
+    for (strategy, in_flight_max) in [(Some(CommitStrategy::WriteThenSync), 4), (None, 0), (None, 1 << 20)] {
+        let options = UringOptions { strategy, in_flight_max };
+        let error = UringDirectory::with_options(root.path(), options).err().unwrap();
+        assert!(matches!(error, PersistenceError::InvalidConfig { .. }), "{error}");
+    }
+}
+
+#[test]
+fn commits_of_a_thread_that_has_ended_are_still_completed() {
+    each_strategy(16, 0, |directory, file| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for id in 0..16 {
+                    accepted(file.submit(block(&file, id, Effect::Durable)));
+                }
+                file.start().unwrap();
+            });
+        });
+        let mut ended = 0;
+        while let Some(completion) = file.reap(Wait::Forever).unwrap() {
+            completion.result.unwrap();
+            ended += 1;
+        }
+        assert_eq!(ended, 16);
+        assert_blocks(&contents(directory), alignment(&file), 0..16);
+    });
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn without_io_uring_auto_takes_std_and_says_why_and_an_explicit_choice_fails() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    // Filters belong to threads, so this one is alone without rings.
+    let denied = |call: i64| {
+        let action = SeccompAction::Errno(nix::errno::Errno::EPERM as u32);
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let rules = [(call, vec![])].into_iter().collect();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        let open = Backend::Auto.open(root.path()).unwrap();
+        assert_eq!((open.chosen, open.requested), (Backend::Std, Backend::Auto));
+        assert_eq!(open.directory.backend_name(), "std_fs");
+        let explicit = Backend::IoUring.open(root.path()).unwrap_err();
+        assert!(matches!(explicit, PersistenceError::NotSupported { .. }), "{explicit}");
+        assert!(explicit.to_string().contains("seccomp"), "{explicit}");
+        assert!(UringDirectory::new(root.path()).is_err());
+        open.reason
+    };
+    for (call, name) in [
+        (nix::libc::SYS_io_uring_setup, "io_uring_setup"),
+        (nix::libc::SYS_io_uring_register, "io_uring_register"),
+        (nix::libc::SYS_io_uring_enter, "io_uring_enter"),
+    ] {
+        let reason = std::thread::scope(|scope| scope.spawn(|| denied(call)).join().unwrap());
+        match reason {
+            BackendReason::KernelRefused { call, errno: 1, .. } => assert_eq!(call, name),
+            reason => panic!("{reason}"),
+        }
+    }
+    assert_eq!(Backend::Auto.open(root.path()).unwrap().chosen, Backend::IoUring);
+}
