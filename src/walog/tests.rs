@@ -303,3 +303,21 @@ fn threads_share_a_log_and_every_acknowledged_entry_is_there() {
     let reader = WalReader::<(), FsDirectory>::new(directory);
     assert_eq!(reader.entry_count().expect("reads"), 400);
 }
+
+#[test]
+fn opening_waits_for_the_lock_of_every_segment_not_only_for_the_lock_file() {
+    let directory = memory();
+    open(&directory).append_bytes(b"x").expect("appends");
+    // As if a dead writer's requests were still landing in its segment.
+    let how = crate::storage::FileOptions::existing().locked();
+    let landing = directory.open_commit_file("wal/wal_1.log", &how).expect("locks");
+    let impatient = WalOptions { lock_wait: std::time::Duration::ZERO, ..options() };
+    match WalWriter::<()>::open_with(Arc::clone(&directory), impatient) {
+        Err(PersistenceError::LockFailed { resource, .. }) => {
+            assert!(resource.contains("wal_1.log"), "{resource}")
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(landing);
+    assert_eq!(open(&directory).next_entry_id(), 2);
+}

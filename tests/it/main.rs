@@ -7,4 +7,6 @@
 )]
 
 mod damage;
+mod kill;
 mod power_cut;
+mod support;
