@@ -237,6 +237,7 @@ impl UringFile {
 
     /// Reads completions and settles what they end. Only for whoever may read completions.
     fn collect(&self, locked: &mut Locked<'_, Meta, Ledger>) {
+        self.queued(locked);
         locked.harvest(|| !self.latch.is_tripped(), |ledger, finished| self.settle(ledger, finished));
     }
 
@@ -374,8 +375,8 @@ impl UringFile {
     }
 
     #[cfg(test)]
-    pub(super) fn split_a_pair(&self) {
-        self.ring.split_a_pair();
+    pub(super) fn split_a_pair(&self, entries: &[u32]) {
+        self.ring.split_a_pair(entries);
     }
 
     #[cfg(test)]

@@ -261,8 +261,10 @@ impl<M, S> Attached<M, S> {
 
     /// Lets the kernel take up half a pair, as it does when it runs out of memory.
     #[cfg(test)]
-    pub fn split_a_pair(&self) {
-        assert_eq!(self.ring.enter(1, 0, None), Ok(1));
+    pub fn split_a_pair(&self, entries: &[u32]) {
+        for submit in entries {
+            assert_eq!(self.ring.enter(*submit, 0, None), Ok(*submit as usize));
+        }
     }
 
     #[cfg(test)]
