@@ -22,7 +22,7 @@ pub mod io_uring;
 pub mod memory;
 pub mod std_fs;
 
-pub use choice::{Backend, BackendOptions, BackendReason, IN_FLIGHT_DEFAULT, OpenBackend, io_uring_support};
+pub use choice::{Backend, BackendOptions, BackendReason, OpenBackend, io_uring_support};
 
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::Commit;
