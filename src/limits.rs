@@ -64,7 +64,15 @@ pub const READER_FILES_OPEN_MAX: usize = 256;
 /// Room that a new commit buffer reserves, in bytes.
 pub const COMMIT_BUFFER_BYTES_INITIAL: usize = 16 << 10;
 
+/// Commits that a file keeps in flight by default, where its backend keeps several.
+pub const COMMITS_IN_FLIGHT_DEFAULT: usize = 32;
+
+/// Most commits that a file can be asked to keep in flight.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 4096;
+
 const _: () = {
+    assert!(COMMITS_IN_FLIGHT_DEFAULT >= 1 && COMMITS_IN_FLIGHT_DEFAULT <= COMMITS_IN_FLIGHT_MAX);
+    assert!(COMMITS_IN_FLIGHT_MAX * 2 <= 32768, "a ring has room for two requests of each");
     assert!(ENTRY_BYTES_MAX + 4 <= BATCH_BYTES_MAX, "the largest entry must fit into one batch");
     assert!(BATCH_BYTES_MAX <= u32::MAX as usize / 2, "payload lengths are u32 on disk");
     assert!(BUFFER_BYTES_DEFAULT <= BATCH_BYTES_MAX);

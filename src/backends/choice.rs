@@ -6,6 +6,7 @@
 //! Invariant: an explicit choice is kept or is an error; only [`Backend::Auto`] falls back, and says why.
 
 use crate::error::{PersistenceError, PersistenceResult};
+use crate::limits::COMMITS_IN_FLIGHT_DEFAULT;
 use crate::storage::{CommitStrategy, DurableDirectory, FsDirectory};
 use std::fmt;
 use std::path::PathBuf;
@@ -25,9 +26,6 @@ pub enum Backend {
     Std,
 }
 
-/// Commits that a file keeps in flight by default, where its backend keeps several.
-pub const IN_FLIGHT_DEFAULT: usize = 32;
-
 /// How the files of the chosen backend are driven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendOptions {
@@ -40,7 +38,7 @@ pub struct BackendOptions {
 
 impl Default for BackendOptions {
     fn default() -> Self {
-        Self { strategy: None, in_flight_max: IN_FLIGHT_DEFAULT }
+        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT }
     }
 }
 

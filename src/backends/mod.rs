@@ -24,7 +24,7 @@ pub mod std_fs;
 #[cfg(test)]
 mod tests;
 
-pub use choice::{Backend, BackendOptions, BackendReason, IN_FLIGHT_DEFAULT, OpenBackend, io_uring_support};
+pub use choice::{Backend, BackendOptions, BackendReason, OpenBackend, io_uring_support};
 
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::Commit;

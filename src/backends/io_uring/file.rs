@@ -201,20 +201,34 @@ impl UringFile {
 
     /// Enters with what is queued, inside the lock.
     fn submit_queued(&self, locked: &mut Locked<'_, Meta, Ledger>) -> PersistenceResult<()> {
-        let submitted = locked.submit_queued();
-        self.look_for_a_split(locked);
-        match submitted {
+        let submit = self.queued(locked);
+        if submit == 0 {
+            return Ok(());
+        }
+        let entered = locked.enter(submit);
+        self.look_for_a_split(locked, &entered);
+        match entered {
             // What could not be begun now begins with the next call that enters.
-            Ok(()) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => Ok(()),
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => Ok(()),
             Err(error) => Err(self.machinery_failed("submit", error)),
         }
     }
 
-    /// Must be called after every entry into the kernel, before completions are read.
-    fn look_for_a_split(&self, locked: &Locked<'_, Meta, Ledger>) {
-        if locked.is_split() {
+    /// What is queued. Read once: the number that was looked at is the one that must be entered with.
+    fn queued(&self, locked: &Locked<'_, Meta, Ledger>) -> u32 {
+        let queued = locked.queued();
+        if self.drive.shape().is_split(queued as usize) {
             self.machinery_failed("submit a write together with its sync", Errno::ENOMEM);
         }
+        queued
+    }
+
+    /// Must be called after every entry into the kernel, before completions are read.
+    fn look_for_a_split(&self, locked: &Locked<'_, Meta, Ledger>, entered: &Result<usize, Errno>) {
+        if entered.is_ok_and(|taken| self.drive.shape().is_split(taken)) {
+            self.machinery_failed("submit a write together with its sync", Errno::ENOMEM);
+        }
+        self.queued(locked);
     }
 
     fn machinery_failed(&self, operation: &'static str, error: Errno) -> PersistenceError {
@@ -223,6 +237,7 @@ impl UringFile {
 
     /// Reads completions and settles what they end. Only for whoever may read completions.
     fn collect(&self, locked: &mut Locked<'_, Meta, Ledger>) {
+        self.queued(locked);
         locked.harvest(|| !self.latch.is_tripped(), |ledger, finished| self.settle(ledger, finished));
     }
 
@@ -281,13 +296,13 @@ impl UringFile {
         timeout: Option<Duration>,
         attempts: &mut u32,
     ) -> (Locked<'a, Meta, Ledger>, PersistenceResult<()>) {
-        let (submit, want) = (locked.queued(), locked.completions_to_an_end());
+        let (submit, want) = (self.queued(&locked), locked.completions_to_an_end());
         locked.state().reaper = true;
         drop(locked);
         let entered = self.ring.enter(submit, want, timeout);
         let mut locked = self.ring.lock();
         locked.state().reaper = false;
-        self.look_for_a_split(&locked);
+        self.look_for_a_split(&locked, &entered);
         let result = match entered {
             Ok(_) => {
                 *attempts = 0;
@@ -350,6 +365,18 @@ impl UringFile {
     #[cfg(test)]
     pub(super) fn next_goal(&self) -> Goal {
         self.goal(Effect::Durable, self.ring.lock().state())
+    }
+
+    /// Whether somebody waits in the kernel, and how many requests wait to be taken up by it.
+    #[cfg(test)]
+    pub(super) fn reaper_and_queued(&self) -> (bool, u32) {
+        let mut locked = self.ring.lock();
+        (locked.state().reaper, locked.queued())
+    }
+
+    #[cfg(test)]
+    pub(super) fn split_a_pair(&self, entries: &[u32]) {
+        self.ring.split_a_pair(entries);
     }
 
     #[cfg(test)]

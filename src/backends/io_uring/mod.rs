@@ -46,9 +46,9 @@ mod tests;
 pub use file::UringFile;
 pub use probe::probe;
 
-use crate::backends::{BackendOptions, IN_FLIGHT_DEFAULT};
+use crate::backends::BackendOptions;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::limits::BUFFER_ALIGNMENT;
+use crate::limits::{BUFFER_ALIGNMENT, COMMITS_IN_FLIGHT_DEFAULT, COMMITS_IN_FLIGHT_MAX};
 use crate::storage::{
     CommitFile, CommitStrategy, Directory, DirectoryLock, DurableDirectory, FileOptions, FsDirectory, ReadAt,
 };
@@ -62,9 +62,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most commits that a file can be asked to keep in flight.
-pub const IN_FLIGHT_MAX: usize = 4096;
-
 /// How the files of a directory are driven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UringOptions {
@@ -72,13 +69,14 @@ pub struct UringOptions {
     /// its [`FileOptions::alignment`] allows it, else linked pairs. A strategy that is named here and that
     /// a file cannot have is an error when that file is opened.
     pub strategy: Option<CommitStrategy>,
-    /// Commits that each file can keep in flight; 1 to [`IN_FLIGHT_MAX`].
+    /// Commits that each file can keep in flight; 1 to
+    /// [`COMMITS_IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
 }
 
 impl Default for UringOptions {
     fn default() -> Self {
-        Self { strategy: None, in_flight_max: IN_FLIGHT_DEFAULT }
+        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT }
     }
 }
 
@@ -90,8 +88,8 @@ impl From<&BackendOptions> for UringOptions {
 
 impl UringOptions {
     fn check(&self) -> PersistenceResult<()> {
-        if !(1..=IN_FLIGHT_MAX).contains(&self.in_flight_max) {
-            let reason = format!("{} is not between 1 and {IN_FLIGHT_MAX}", self.in_flight_max);
+        if !(1..=COMMITS_IN_FLIGHT_MAX).contains(&self.in_flight_max) {
+            let reason = format!("{} is not between 1 and {COMMITS_IN_FLIGHT_MAX}", self.in_flight_max);
             return Err(PersistenceError::invalid_config("in_flight_max", reason));
         }
         match self.strategy {

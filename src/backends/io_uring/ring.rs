@@ -15,14 +15,17 @@
 //!   up in two system calls would run beside each other. Several threads enter the kernel, each with a
 //!   count that may be out of date, so all units of a ring have the same number of requests (`width`;
 //!   single requests are padded with a no-op), units are published with one store, and every count is a
-//!   multiple of the width. Only a kernel that runs out of memory can split a pair then. That shows as a
-//!   queue whose length is no multiple of the width, which is looked for before any completion is read
-//!   (see [`Locked::is_split`]): whoever finds it closes the file for good.
+//!   multiple of the width. Only a kernel that runs out of memory can split a pair then. That shows in the
+//!   answer to whoever entered, and as a queue whose length is no multiple of the width; both are looked
+//!   for ([`Shape::is_split`]), and whoever finds a split closes the file for good.
 //!
 //! For the last point, who enters when: at most one thread enters *outside* the lock (`file` sees to that)
-//! and looks at the queue's length when it has the lock again; everybody else enters inside the lock and
-//! looks before letting go of it. Completions are only read inside the lock. So between a split and the
-//! reading of a completion of the split pair, somebody has looked.
+//! and looks when it has the lock again; everybody else enters inside the lock, and looks before and after.
+//! Completions are only read inside the lock, and not while a thread is in the kernel outside of it. A sync
+//! that was left behind by a split is taken up by a later entry: of the same thread, which has looked; or
+//! of one inside the lock, which sees an odd queue before it (the split came first), an odd queue after it
+//! (the split came in between, and its own count was even), or an odd answer (it was split itself). So
+//! somebody has looked before both completions of a split pair can be read.
 #![allow(unsafe_code)]
 
 use super::chain::{Chain, Failure, Part, Step, Unit};
@@ -177,6 +180,13 @@ pub(super) struct Shape {
     pub in_flight_max: usize,
 }
 
+impl Shape {
+    /// Whether a number of requests is one that cuts a pair in two.
+    pub fn is_split(&self, requests: usize) -> bool {
+        requests % self.width != 0
+    }
+}
+
 /// A ring bound to a file. `M` travels with a request, `S` is the owner's state under the same lock.
 pub(super) struct Attached<M, S> {
     ring: ManuallyDrop<Ring>,
@@ -246,8 +256,15 @@ impl<M, S> Attached<M, S> {
 
     /// Enters the kernel outside the lock. `submit` comes from [`Locked::queued`].
     pub fn enter(&self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<usize, Errno> {
-        debug_assert!(submit as usize % self.shape.width == 0);
         self.ring.enter(submit, want, timeout)
+    }
+
+    /// Lets the kernel take up half a pair, as it does when it runs out of memory.
+    #[cfg(test)]
+    pub fn split_a_pair(&self, entries: &[u32]) {
+        for submit in entries {
+            assert_eq!(self.ring.enter(*submit, 0, None), Ok(*submit as usize));
+        }
     }
 
     #[cfg(test)]
@@ -278,11 +295,6 @@ impl<'a, M, S> Locked<'a, M, S> {
         unsafe { self.ring.uring.submission_shared() }.len() as u32
     }
 
-    /// Whether the kernel took up one half of a pair.
-    pub fn is_split(&self) -> bool {
-        self.queued() as usize % self.shape.width != 0
-    }
-
     /// The least number of completions that can end a request.
     pub fn completions_to_an_end(&self) -> u32 {
         let missing = self.inside.slots.iter().flatten().map(|request| request.chain.missing());
@@ -297,12 +309,10 @@ impl<'a, M, S> Locked<'a, M, S> {
         Ok(())
     }
 
-    /// Offers what is queued to the kernel, without waiting.
-    pub fn submit_queued(&mut self) -> Result<(), Errno> {
-        match self.queued() {
-            0 => Ok(()),
-            queued => self.ring.enter(queued, 0, None).map(drop),
-        }
+    /// Offers requests to the kernel, inside the lock, without waiting. `submit` comes from
+    /// [`queued`](Self::queued).
+    pub fn enter(&mut self, submit: u32) -> Result<usize, Errno> {
+        self.ring.enter(submit, 0, None)
     }
 
     /// Reads every completion that is there. `may_go_on` says whether a request that has more to do may
