@@ -41,7 +41,11 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
             }
         }
         let temporary = temporary_path(path);
-        let file = open_commit_file(directory, &temporary, &FileOptions::create_new())?;
+        let file = open_commit_file(
+            directory,
+            &temporary,
+            &FileOptions::create_new().aligned(FRAME_ALIGNMENT_DEFAULT),
+        )?;
         let salt = SystemEnvironment::new().random();
         let header = Header {
             last_applied_entry_id: meta.last_applied_entry_id,
