@@ -1,4 +1,5 @@
 //! Publishing and recovering, over a real file system.
+#![allow(clippy::disallowed_methods, reason = "tests damage files behind the back of the crate")]
 
 use super::*;
 use crate::checkpoint::CheckpointFile;

@@ -5,6 +5,11 @@
 //! * `io_uring`: [`std_fs`] with commits through rings, on Linux with the feature `io-uring`.
 //!
 //! [`Backend`] chooses between those that write to disks. Backends implement the traits of [`storage`](crate::storage) and are named by nothing above it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the one door to the file system, and to the pauses that waiting for it takes"
+)]
 
 mod choice;
 #[cfg(all(

@@ -1,6 +1,5 @@
 //! Clocks and randomness come in through this one door.
 
-use std::collections::hash_map::RandomState;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Mutex;
@@ -43,7 +42,7 @@ impl Environment for SystemEnvironment {
         loop {
             // The standard library seeds each `RandomState` from the operating system's generator; two
             // independent ones give 64 bits that nobody can predict or repeat.
-            let mut hasher = RandomState::new().build_hasher();
+            let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
             hasher.write_u64(self.start.elapsed().as_nanos() as u64);
             hasher.write_u32(std::process::id());
             let value = hasher.finish();
