@@ -2,9 +2,11 @@
 //!
 //! `DURABILITY_SEED` runs one seed, `DURABILITY_SEEDS` that many from 1 on.
 
+#[cfg(feature = "postcard")]
 use durability::publish::CheckpointPublisher;
 use durability::recordlog::RecordLogReader;
 use durability::recordlog::{RecordLogReadMode, RecordLogWriter};
+#[cfg(feature = "postcard")]
 use durability::recover::{RecoveryOptions, recover_with_wal};
 use durability::storage::FlushPolicy;
 use durability::testing::sim::{SimDisk, SimOptions, SimReport, check_crashes};
@@ -243,6 +245,7 @@ fn what_recovery_returned_after_a_failed_sync_survives_the_next_power_cut() {
     });
 }
 
+#[cfg(feature = "postcard")]
 #[test]
 fn no_power_cut_during_publishing_loses_a_state() {
     campaign("publish", seeds(12), |seed| {
