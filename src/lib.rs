@@ -19,3 +19,8 @@ pub mod walog;
 
 pub use error::{PersistenceError, PersistenceResult};
 pub use storage::{Directory, DurableDirectory, FsDirectory, MemoryDirectory};
+
+/// The examples of the README compile and run.
+#[cfg(all(doctest, feature = "postcard"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -1,0 +1,9 @@
+//! One sub-command, one file.
+
+pub mod backends;
+pub mod child;
+pub mod payload;
+pub mod torture;
+
+/// What a sub-command fails with.
+pub type Failure = Box<dyn std::error::Error>;
