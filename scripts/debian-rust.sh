@@ -8,8 +8,7 @@
 #
 # Callers define `skip REASON`, which says so and exits.
 
-# The packages that a fresh machine lacks; apt-get needs its lists for that.
-# $1: "refresh" fetches the lists first, which takes root.
+# Fetches the package lists, which takes root; without it the lists at hand have to do.
 apt_refresh_lists() {
     if [ "$(id -u)" -eq 0 ]; then
         apt-get update -qq >/dev/null 2>&1 || echo "apt-get update failed; going on with the lists at hand" >&2
@@ -67,9 +66,12 @@ debian_rust() {
         touch "$cache/complete"
     fi
     RUST_BIN="$cache/root/usr/bin"
-    RUST_LIBRARY_PATH=$(dirname "$(find "$cache/root/usr/lib" -name 'librustc_driver-*.so' | head -n 1)")
+    local libraries
+    libraries=$(dirname "$(find "$cache/root/usr/lib" -name 'librustc_driver-*.so' | head -n 1)")
+    RUST_LIBRARY_PATH="$libraries:$cache/root/lib/${libraries##*/}"
     [ -x "$RUST_BIN/rustc" ] && [ -x "$RUST_BIN/cargo" ] || skip "the unpacked packages hold no rustc and cargo"
-    LD_LIBRARY_PATH=$RUST_LIBRARY_PATH "$RUST_BIN/rustc" -vV >/dev/null || skip "the unpacked rustc does not run here"
+    debian_cargo --version >/dev/null && LD_LIBRARY_PATH=$RUST_LIBRARY_PATH "$RUST_BIN/rustc" -vV >/dev/null \
+        || skip "the unpacked toolchain does not run here"
 }
 
 # Runs cargo of that toolchain with what it needs, and with nothing of rustup's.
