@@ -1,84 +1,147 @@
 #!/usr/bin/env bash
-# Other targets: type-checks the library (and the tool) for systems that this machine is not, and runs the
-# library's tests on a big-endian processor under emulation.
+# Checks the crate on targets that this machine is not.
 #
-#   scripts/check-targets.sh            everything
-#   scripts/check-targets.sh --quick    macOS and Windows types, big-endian tests
-#   --no-install                        never install packages; skip what is missing
+#   scripts/check-targets.sh [--quick] [--no-install] [TARGET...]
 #
-# The toolchain is Debian's rustc-web with the source of the standard library (Debian and its derivatives).
-# Where something cannot be had, a line `SKIP: reason` says so, and the exit code stays 0.
+# Type-checks the library (default features, and none) and the command-line tool for macOS, Windows,
+# FreeBSD, Android, 32-bit Linux and s390x; runs the library's tests on s390x, which is big-endian, and on
+# aarch64, both under qemu-user. qemu-user has no io_uring, so that those runs also walk every fallback.
+#
+#   --quick       macOS and Windows checks, and the s390x run of unit and integration tests only
+#   --no-install  install no Debian package; use what is there
+#   TARGET        only these targets
+#
+# Needs Debian (see scripts/debian-rust.sh); elsewhere it prints `SKIP: reason` and succeeds. Its builds
+# live in target/targets. Tests that start this test binary again find an emulator to put before it in
+# DURABILITY_TEST_RUNNER.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-quick=false
-install=true
+QUICK=0
+INSTALL=1
+ONLY=()
 for argument in "$@"; do
-    case "$argument" in
-        --quick) quick=true ;;
-        --no-install) install=false ;;
-        *) echo "usage: $0 [--quick] [--no-install]" >&2; exit 2 ;;
+    case $argument in
+        --quick) QUICK=1 ;;
+        --no-install) INSTALL=0 ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"
+            exit 0
+            ;;
+        -*)
+            echo "unknown option $argument; see --help" >&2
+            exit 2
+            ;;
+        *) ONLY+=("$argument") ;;
     esac
 done
 
+say_skip() {
+    echo "SKIP: check-targets: $1"
+    if [ -n "${DURABILITY_SKIP_LOG:-}" ]; then
+        echo "SKIP: check-targets: $1" >>"$DURABILITY_SKIP_LOG"
+    fi
+}
 skip() {
-    echo "SKIP: $1"
-    [ -z "${DURABILITY_SKIP_LOG:-}" ] || echo "SKIP: $1" >> "$DURABILITY_SKIP_LOG"
+    say_skip "$1"
+    exit 0
 }
 
-packages=(rustc-web cargo-web rust-web-src gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static)
-missing=()
-if command -v dpkg-query >/dev/null; then
-    for package in "${packages[@]}"; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-    done
-else
-    skip "other targets: this is no Debian system"
-    exit 0
+# shellcheck source=scripts/debian-rust.sh
+. scripts/debian-rust.sh
+
+CHECKED=(aarch64-apple-darwin x86_64-pc-windows-msvc x86_64-unknown-freebsd aarch64-linux-android
+    i686-unknown-linux-gnu s390x-unknown-linux-gnu)
+TESTED=(s390x-unknown-linux-gnu aarch64-unknown-linux-gnu)
+if [ "$QUICK" = 1 ]; then
+    CHECKED=(aarch64-apple-darwin x86_64-pc-windows-msvc)
+    TESTED=(s390x-unknown-linux-gnu)
 fi
-if [ "${#missing[@]}" -gt 0 ]; then
-    if $install && [ "$(id -u)" = 0 ]; then
-        export DEBIAN_FRONTEND=noninteractive
-        if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1; then
-            skip "other targets: ${missing[*]} cannot be installed"
-            exit 0
-        fi
-    else
-        skip "other targets: ${missing[*]} not installed"
-        exit 0
-    fi
+if [ "${#ONLY[@]}" -gt 0 ]; then
+    keep() {
+        local target
+        for target in "$@"; do
+            [[ " ${ONLY[*]} " == *" $target "* ]] && printf '%s\n' "$target"
+        done
+        true
+    }
+    mapfile -t CHECKED < <(keep "${CHECKED[@]}")
+    mapfile -t TESTED < <(keep "${TESTED[@]}")
 fi
 
-toolchain="$(dirname "$(dpkg -L rustc-web | grep '/bin/rustc$' | head -n1)")"
-export PATH="$toolchain:$PATH" RUSTC="$toolchain/rustc" RUSTC_BOOTSTRAP=1
-unset RUSTUP_TOOLCHAIN CARGO RUSTDOC
-export RUSTDOC="$toolchain/rustdoc"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/targets"
-cargo="$toolchain/cargo"
-[ -x "$cargo" ] || cargo="$(dpkg -L cargo-web | grep '/bin/cargo$' | head -n1)"
+TARGETS_DIR="${CARGO_TARGET_DIR:-$PWD/target}/targets"
+case $TARGETS_DIR in /*) ;; *) TARGETS_DIR=$PWD/$TARGETS_DIR ;; esac
+mkdir -p "$TARGETS_DIR"
+export CARGO_TARGET_DIR=$TARGETS_DIR
+# The std source is only usable with the compiler that it came with, and only behind this word.
+export RUSTC_BOOTSTRAP=1
+# The caller's flags are for the caller's machine.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
+# No emulator has rings.
+unset DURABILITY_REQUIRE_IO_URING
+# Emulation is slow: few seeds of each campaign meet every byte order.
+export DURABILITY_SEEDS="${DURABILITY_SEEDS:-1}"
+
+command -v apt-get >/dev/null || skip "no apt-get: the toolchain comes from Debian"
+[ "$(dpkg --print-architecture)" = amd64 ] || skip "written for an amd64 machine"
+if [ "$INSTALL" = 1 ]; then
+    apt_refresh_lists
+fi
+debian_rust "$TARGETS_DIR/toolchain" "" rustc-web cargo-web rust-web-src
+
+CARGO_STD=(-Zbuild-std --locked)
+# A warning that only another target sees is an error here as well (our packages only).
+DENY=(-Zwarnings --config 'build.warnings="deny"')
+
+step() {
+    local start=$SECONDS
+    echo "--- $*"
+    "${@}" || {
+        echo "FAILED: $*" >&2
+        exit 1
+    }
+    echo "    $((SECONDS - start)) s"
+}
 
 check() {
     local target=$1
     shift
-    printf 'checking %-28s %s\n' "$target" "$*"
-    "$cargo" check --quiet --locked -Zbuild-std --target "$target" "$@"
+    debian_cargo check --quiet "${CARGO_STD[@]}" "${DENY[@]}" --target "$target" "$@"
 }
 
-targets=(aarch64-apple-darwin x86_64-pc-windows-msvc)
-$quick || targets+=(x86_64-unknown-freebsd aarch64-linux-android s390x-unknown-linux-gnu i686-unknown-linux-gnu)
-for target in "${targets[@]}"; do
-    check "$target" -p durability
-    $quick || check "$target" -p durability --no-default-features
-    $quick || check "$target" -p durability-cli
+run_tests() {
+    local target=$1 processor=${1%%-*} variable
+    shift
+    variable=$(tr 'a-z-' 'A-Z_' <<<"$target")
+    # Emulated code is slow: a little optimisation costs less than it saves. Assertions stay on.
+    env "CARGO_TARGET_${variable}_LINKER=$processor-linux-gnu-gcc" \
+        "CARGO_TARGET_${variable}_RUNNER=qemu-$processor-static" \
+        "CARGO_TARGET_${variable}_RUSTFLAGS=-Ctarget-feature=+crt-static" \
+        CARGO_PROFILE_TEST_OPT_LEVEL=1 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 \
+        DURABILITY_TEST_RUNNER="qemu-$processor-static" \
+        bash -c '. scripts/debian-rust.sh; RUST_BIN=$1 RUST_LIBRARY_PATH=$2; shift 2; debian_cargo "$@"' _ \
+        "$RUST_BIN" "$RUST_LIBRARY_PATH" test "${CARGO_STD[@]}" --target "$target" -p durability "$@"
+}
+
+for target in ${CHECKED[@]+"${CHECKED[@]}"}; do
+    step check "$target" -p durability
+    step check "$target" -p durability --no-default-features
+    step check "$target" -p durability-cli
 done
 
-echo "testing s390x-unknown-linux-gnu (big-endian) under emulation"
-export CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER=s390x-linux-gnu-gcc
-export CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_RUNNER=qemu-s390x-static
-export CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Ctarget-feature=+crt-static
-# The emulator has no rings, and is slow: a few seeds of the campaigns are enough to meet every byte order.
-unset DURABILITY_REQUIRE_IO_URING
-export DURABILITY_SEEDS="${DURABILITY_SEEDS:-1}"
-"$cargo" test --quiet --locked -Zbuild-std --target s390x-unknown-linux-gnu -p durability --lib --test it -- --skip damage:: --skip during_recovery
-$quick || "$cargo" test --quiet --locked -Zbuild-std --target s390x-unknown-linux-gnu -p durability --lib --no-default-features
-echo "other targets: passed"
+for target in ${TESTED[@]+"${TESTED[@]}"}; do
+    case $target in
+        s390x-*) packages=(gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static) ;;
+        aarch64-*) packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static) ;;
+    esac
+    if ! apt_ensure "${packages[@]}"; then
+        say_skip "tests on $target need the packages ${packages[*]}"
+        continue
+    fi
+    if [ "$QUICK" = 1 ]; then
+        step run_tests "$target" --lib --test it
+    else
+        step run_tests "$target"
+        step run_tests "$target" --no-default-features
+    fi
+done

@@ -10,3 +10,4 @@ mod damage;
 mod kill;
 mod power_cut;
 mod support;
+mod tidy;
