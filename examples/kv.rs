@@ -90,7 +90,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         [directory, "checkpoint"] => open(directory)?.checkpoint()?,
         _ => {
-            return Err("usage: kv [DIR put KEY VALUE | DIR get KEY | DIR delete KEY | DIR checkpoint]".into());
+            return Err(
+                "usage: kv [DIR put KEY VALUE | DIR get KEY | DIR delete KEY | DIR checkpoint]".into()
+            );
         }
     }
     Ok(())
