@@ -7,6 +7,7 @@
 )]
 
 mod damage;
+mod format_doc;
 mod kill;
 mod power_cut;
 mod support;
