@@ -251,10 +251,10 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
         let Found::Started(started) = &listing.segments[index] else { break };
         in_chain[index] = true;
         chain.segments.push(started.clone());
-        let salt = started.opening.predecessor_salt;
+        let Opening { predecessor_salt: salt, predecessor_id: id, .. } = started.opening;
         // Only older segments can be continued: no cycle is possible.
         cursor = listing.segments[..index].iter().position(|found| {
-            salt != 0 && matches!(found, Found::Started(other) if other.header.salt == salt)
+            salt != 0 && matches!(found, Found::Started(other) if (other.id, other.header.salt) == (id, salt))
         });
     }
     chain.segments.reverse();

@@ -6,6 +6,7 @@
     reason = "tests, not the library"
 )]
 
+mod conformance;
 mod damage;
 mod format_doc;
 mod kill;
