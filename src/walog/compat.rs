@@ -84,3 +84,15 @@ impl<E: serde::de::DeserializeOwned, D: Directory + ?Sized> WalReader<E, D> {
         Ok(records)
     }
 }
+
+impl<E, D: Directory + ?Sized> WalWriter<E, D> {
+    /// Keeps the segments whose entries are all at most `last_entry_id` for later segments, as many as
+    /// [`set_recycle_capacity`](Self::set_recycle_capacity) allows, and removes the others; returns how many
+    /// there were. See [`WalMaintenance::truncate_to_recycle`](super::WalMaintenance::truncate_to_recycle)
+    /// for what must be durable before.
+    pub fn recycle_segment(&self, last_entry_id: u64) -> PersistenceResult<usize> {
+        let (Some(directory), Some(options)) = (self.directory(), self.options()) else { return Ok(0) };
+        let maintenance = super::WalMaintenance::new(Arc::clone(directory));
+        maintenance.truncate_to_recycle(last_entry_id, options.recycle_capacity)
+    }
+}

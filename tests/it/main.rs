@@ -10,6 +10,7 @@ mod conformance;
 mod damage;
 mod format_doc;
 mod kill;
+mod migrating;
 mod power_cut;
 mod support;
 mod tidy;
