@@ -30,6 +30,9 @@ pub trait FrameSink {
     fn elapsed(&self) -> Duration;
 }
 
+/// How much was in the batch.
+type Mark = (usize, u32);
+
 /// The pending batch of one writer.
 #[derive(Debug, Default)]
 pub struct Pending {
@@ -43,18 +46,20 @@ impl Pending {
         self.batch.as_ref().map_or_else(|| sink.next_entry_id(), Batch::next_entry_id)
     }
 
-    /// Appends one entry, without flushing behind it.
-    pub fn push<S: FrameSink>(
+    /// Appends one entry, without flushing behind it; returns its id, and where the batch stood before.
+    fn push<S: FrameSink>(
         &mut self,
         sink: &mut S,
         push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
-    ) -> PersistenceResult<u64> {
+    ) -> PersistenceResult<(u64, Mark)> {
         sink.check()?;
         // A batch that is nearly as large as a frame can be goes first.
         if self.batch.as_ref().is_some_and(|batch| batch.payload_bytes() >= BATCH_BYTES_MAX / 2) {
             self.flush(sink, Effect::Flushed)?;
         }
-        push(self.batch(sink))
+        let batch = self.batch(sink);
+        let mark = batch.mark();
+        Ok((push(batch)?, mark))
     }
 
     /// Appends one entry, and flushes where the policy says so.
@@ -63,9 +68,19 @@ impl Pending {
         sink: &mut S,
         push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let mark = self.batch.as_ref().map(Batch::mark);
-        let entry_id = self.push(sink, push)?;
+        let (entry_id, mark) = self.push(sink, push)?;
         self.flush_by_policy(sink, mark)?;
+        Ok(entry_id)
+    }
+
+    /// Appends one entry and makes it, and everything before it, durable.
+    pub fn append_durable<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
+    ) -> PersistenceResult<u64> {
+        let (entry_id, mark) = self.push(sink, push)?;
+        self.flush(sink, Effect::Durable).inspect_err(|_| self.take_back(sink, mark))?;
         Ok(entry_id)
     }
 
@@ -94,7 +109,7 @@ impl Pending {
                 }
             }
         }
-        self.flush_by_policy(sink, Some(mark))?;
+        self.flush_by_policy(sink, mark)?;
         Ok(ids)
     }
 
@@ -125,13 +140,8 @@ impl Pending {
         })
     }
 
-    /// Flushes if the policy or the buffer says so. When that fails without poisoning, nothing was written:
-    /// the entries behind `mark` are taken back, so that the error means "not appended".
-    fn flush_by_policy<S: FrameSink>(
-        &mut self,
-        sink: &mut S,
-        mark: Option<(usize, u32)>,
-    ) -> PersistenceResult<()> {
+    /// Flushes if the policy or the buffer says so.
+    fn flush_by_policy<S: FrameSink>(&mut self, sink: &mut S, mark: Mark) -> PersistenceResult<()> {
         let Some(batch) = &self.batch else { return Ok(()) };
         let (policy, buffer_bytes) = sink.flush_settings();
         let due = match policy {
@@ -143,13 +153,17 @@ impl Pending {
         if !due && batch.payload_bytes() < buffer_bytes {
             return Ok(());
         }
-        let Err(error) = self.flush(sink, Effect::Flushed) else { return Ok(()) };
-        if sink.check().is_ok() {
-            match (mark, &mut self.batch) {
-                (Some(mark), Some(batch)) => batch.roll_back(mark),
-                _ => self.batch = None,
-            }
+        self.flush(sink, Effect::Flushed).inspect_err(|_| self.take_back(sink, mark))
+    }
+
+    /// After a failure that did not poison nothing was written: the entries behind `mark` are taken back, so
+    /// that the error means "not appended".
+    fn take_back<S: FrameSink>(&mut self, sink: &S, mark: Mark) {
+        if sink.check().is_err() {
+            return;
         }
-        Err(error)
+        if let Some(batch) = &mut self.batch {
+            batch.roll_back(mark);
+        }
     }
 }

@@ -374,6 +374,9 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     }
 
     /// Appends bytes as one entry and makes it, and everything before it, durable. Returns its id.
+    ///
+    /// On error: "out of space" while a segment is created appends nothing; anything else poisons.
+    /// If it never returns: the entry may be found, and everything that was durable before is.
     pub fn append_bytes_durable(&mut self, payload: &[u8]) -> PersistenceResult<u64>
     where
         D: StableStorage,
@@ -455,11 +458,10 @@ impl<D: Directory + ?Sized> Open<D> {
         push: impl FnOnce(&mut Batch) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
         self.appender.check_durable("a durable append")?;
-        let entry_id = self.pending.push(&mut self.appender, push)?;
+        let entry_id = self.pending.append_durable(&mut self.appender, push)?;
         if let Some(observer) = self.appender.observer() {
             observer.on_append(entry_id);
         }
-        self.flush(Effect::Durable)?;
         Ok(entry_id)
     }
 

@@ -9,6 +9,7 @@
 mod conformance;
 mod damage;
 mod format_doc;
+mod full_disk;
 mod kill;
 mod migrating;
 mod power_cut;
