@@ -83,7 +83,8 @@ impl Found {
         }
     }
 
-    fn header(&self) -> Option<(&Header, &str)> {
+    /// The header and the path, where the header checks out.
+    pub fn header(&self) -> Option<(&Header, &str)> {
         match self {
             Self::Started(started) => Some((&started.header, &started.path)),
             Self::Unopened { header, path, .. } => Some((header, path)),
@@ -129,7 +130,8 @@ pub fn read<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Listing> 
     Ok(Listing { segments, spares })
 }
 
-fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
+/// Looks at one segment. `NotFound` when it is not there.
+pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
     let path = names::segment_path(id);
     let file = directory.open_at(&path)?;
     let file_bytes = file.size()?;
@@ -143,8 +145,18 @@ fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Foun
     };
     let header = match decode(FileKind::Segment, &block[..read.min(HEADER_BYTES)]) {
         HeaderState::Good(header) => header,
-        HeaderState::Blank if rest_is_zero(file.as_ref(), 0)? => return Ok(Found::Blank { id, path }),
-        HeaderState::Blank => return Ok(damaged(Check::HeaderChecksum { expected: 0, found: 0 })),
+        HeaderState::Blank if rest_is_zero(file.as_ref(), HEADER_BYTES as u64)? => {
+            return Ok(Found::Blank { id, path });
+        }
+        HeaderState::Blank => {
+            // A live writer may have begun it since: its header came before everything else.
+            let mut again = [0; HEADER_BYTES];
+            let read = file.read_at(0, &mut again)?;
+            if decode(FileKind::Segment, &again[..read]) != HeaderState::Blank {
+                return look(directory, id);
+            }
+            return Ok(damaged(Check::HeaderChecksum { expected: 0, found: 0 }));
+        }
         HeaderState::Damaged { expected, found } => {
             return Ok(damaged(Check::HeaderChecksum { expected, found }));
         }

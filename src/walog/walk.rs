@@ -2,7 +2,7 @@
 //!
 //! Replay, resume, maintenance and the tool all come through here, so all reach the same verdict.
 
-use super::catalogue::{self, Chain, Started};
+use super::catalogue::{self, Chain, Found, Started};
 use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof, TornTail};
 use crate::formats::frame::{Entries, FrameKind, SealReason};
 use crate::formats::header::Header;
@@ -222,6 +222,9 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             let mut reader = FrameReader::new(self.directory.open_at(path)?, path, header, None)?;
             while reader.next_frame()?.is_some() {}
             let end = reader.into_end();
+            if self.was_started_since(header)? {
+                continue;
+            }
             let (path, offset) = (path.clone(), end.offset);
             match scan::judge(&end, last_entry_id, header.previous_salt == 0, None, &path) {
                 Verdict::Clean => {}
@@ -253,6 +256,9 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         let unfinished = self.chain.unfinished.iter().map(|(path, header)| (path, header));
         for (path, header) in later.chain(unfinished) {
             let attested = self.attested_by(path, header)?;
+            if self.was_started_since(header)? {
+                continue;
+            }
             let (durable_entry_id, offset) = (attested.durable_entry_id, attested.offset);
             raise(durable_entry_id, Proof::Attested { durable_entry_id, path: path.clone(), offset });
         }
@@ -263,6 +269,15 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             raise(durable_entry_id, Proof::Attested { durable_entry_id, path, offset });
         }
         Ok(strongest)
+    }
+
+    /// Whether a segment that had no opening when the log was listed has one now: then a live writer went on
+    /// there, and what it holds is no evidence about the log as it was listed.
+    fn was_started_since(&self, header: &Header) -> PersistenceResult<bool> {
+        if !self.chain.unfinished.iter().any(|(_, unfinished)| unfinished.file_id == header.file_id) {
+            return Ok(false);
+        }
+        Ok(matches!(catalogue::look(self.directory, header.file_id)?, Found::Started(_)))
     }
 
     fn attested_by(&self, path: &str, header: &Header) -> PersistenceResult<scan::Attestation> {
@@ -278,6 +293,15 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             return Ok(());
         };
         if self.chain.knows(seal.successor_id, seal.successor_salt) {
+            return Ok(());
+        }
+        // A live writer may have gone on since the log was listed.
+        let now = match catalogue::look(self.directory, seal.successor_id) {
+            Ok(found) => found.header().is_some_and(|(header, _)| header.salt == seal.successor_salt),
+            Err(PersistenceError::NotFound { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        if now {
             return Ok(());
         }
         Err(Corruption {

@@ -11,6 +11,7 @@ mod damage;
 mod format_doc;
 mod full_disk;
 mod kill;
+mod live;
 mod migrating;
 mod power_cut;
 mod support;
