@@ -117,10 +117,11 @@ run_tests() {
     env "CARGO_TARGET_${variable}_LINKER=$processor-linux-gnu-gcc" \
         "CARGO_TARGET_${variable}_RUNNER=qemu-$processor-static" \
         "CARGO_TARGET_${variable}_RUSTFLAGS=-Ctarget-feature=+crt-static" \
+        "CARGO_TARGET_${variable}_RUSTDOCFLAGS=-Ctarget-feature=+crt-static" \
         CARGO_PROFILE_TEST_OPT_LEVEL=1 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 \
         DURABILITY_TEST_RUNNER="qemu-$processor-static" \
         bash -c '. scripts/debian-rust.sh; RUST_BIN=$1 RUST_LIBRARY_PATH=$2; shift 2; debian_cargo "$@"' _ \
-        "$RUST_BIN" "$RUST_LIBRARY_PATH" test "${CARGO_STD[@]}" --target "$target" -p durability "$@"
+        "$RUST_BIN" "$RUST_LIBRARY_PATH" test --no-fail-fast "${CARGO_STD[@]}" --target "$target" -p durability "$@"
 }
 
 for target in ${CHECKED[@]+"${CHECKED[@]}"}; do
