@@ -107,3 +107,16 @@ mod rings {
         Err(PersistenceError::not_supported("io_uring", "this build"))
     }
 }
+
+/// Says loudly that a test did not run, and why: on standard error, and in the file that
+/// `DURABILITY_SKIP_LOG` names.
+#[cfg(test)]
+pub(crate) fn skip(reason: &str) {
+    use std::io::Write;
+    eprintln!("SKIP: {reason}");
+    if let Some(path) = std::env::var_os("DURABILITY_SKIP_LOG") {
+        if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+            let _ = writeln!(file, "SKIP: {reason}");
+        }
+    }
+}

@@ -270,7 +270,7 @@ fn a_refused_commit_changes_nothing_and_comes_back() {
 #[test]
 fn open_handles_survive_the_loss_of_their_name() {
     if cfg!(windows) {
-        return eprintln!("SKIP: Windows keeps the names of open files");
+        return crate::backends::skip("Windows keeps the names of open files");
     }
     on_each(|directory| {
         let file = directory.open_commit_file("f", &FileOptions::create_new()).expect("create");
@@ -326,7 +326,7 @@ fn a_lock_keeps_the_same_process_out_until_it_is_dropped() {
 #[test]
 fn a_locked_file_keeps_writers_out_and_readers_in() {
     if cfg!(not(unix)) {
-        return eprintln!("SKIP: only Unix locks the files that are written");
+        return crate::backends::skip("only Unix locks the files that are written");
     }
     on_each(|directory| {
         let file = directory.open_commit_file("f", &FileOptions::create_new().locked()).expect("create");

@@ -13,7 +13,7 @@ const BLOCK: usize = 512;
 fn have_rings() -> bool {
     let Err(reason) = probe() else { return true };
     assert!(std::env::var_os("DURABILITY_REQUIRE_IO_URING").is_none(), "rings are required: {reason}");
-    eprintln!("SKIP: {reason}");
+    crate::backends::skip(&reason.to_string());
     false
 }
 
@@ -40,7 +40,7 @@ fn each_strategy(in_flight_max: usize, zeros: u64, test: impl Fn(&UringDirectory
                 test(&directory, file);
             }
             Err(error @ PersistenceError::NotSupported { .. }) if strategy == DIRECT => {
-                eprintln!("SKIP: {error}");
+                crate::backends::skip(&error.to_string());
             }
             Err(error) => panic!("{error}"),
         }

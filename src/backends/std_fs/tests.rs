@@ -184,7 +184,7 @@ impl TinyDisk {
         match mounted {
             Ok(output) if output.status.success() => Some(Self { mount_point }),
             other => {
-                eprintln!("SKIP: a small tmpfs cannot be mounted here: {other:?}");
+                crate::backends::skip(&format!("a small tmpfs cannot be mounted here: {other:?}"));
                 None
             }
         }
