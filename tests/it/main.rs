@@ -13,6 +13,7 @@ mod full_disk;
 mod kill;
 mod live;
 mod migrating;
+mod poison;
 mod power_cut;
 mod support;
 mod tidy;
