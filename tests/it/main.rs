@@ -7,6 +7,7 @@
 )]
 
 mod damage;
+mod fixtures;
 mod kill;
 mod power_cut;
 mod support;
