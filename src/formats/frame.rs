@@ -101,7 +101,7 @@ impl FrameSeed {
 }
 
 const CRC_AT: usize = layout::at(FRAME, "header_crc");
-const KIND_AT: usize = layout::at(FRAME, "kind");
+pub(crate) const KIND_AT: usize = layout::at(FRAME, "kind");
 
 /// The facts that a frame states, besides its payload.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,9 @@
 )]
 
 mod damage;
+mod decoder;
 mod fixtures;
+mod hostile;
 mod kill;
 mod power_cut;
 mod support;
