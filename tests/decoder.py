@@ -85,7 +85,7 @@ class File:
             raise Bad("no frame header")
         if kind not in KINDS or flags != 0:
             raise Bad("a kind or flag that is not known here")
-        ids_fit = first > 0 and first + count < 1 << 64 and durable < first + max(count, 1)
+        ids_fit = first > 0 and first + count <= 1 << 63 and durable < first + max(count, 1)
         if size > BATCH_BYTES_MAX or not ids_fit or (kind == 2) != (count > 0) or 4 * count > size:
             raise Bad("a frame header that contradicts itself")
         padded = -(-(FRAME_HEADER_BYTES + size) // self.alignment) * self.alignment
@@ -165,7 +165,7 @@ class File:
                 continues = frame["kind"] == "opening" and at > self.end
                 continues &= frame.get("predecessor_end") in (self.end, self.content_end)
                 continues &= frame["first_entry_id"] == next_id and frame["durable_entry_id"] < next_id
-                if continues and attested < next_id:
+                if continues and attested < next_id and not self.cut_by_next(frame):
                     return at
             except Bad:
                 pass

@@ -327,12 +327,10 @@ impl Scanner {
         if let Some(expected) = self.end.next_entry_id.filter(|expected| *expected != header.first_entry_id) {
             return self.collect(BadFrame::Order { expected, found: header.first_entry_id }, next);
         }
-        if self.kind == FileKind::RecordLog && next < self.end.limit {
-            match self.cut_by_next(offset, next, &header, view) {
-                Ok(false) => {}
-                Ok(true) => return self.collect(BadFrame::Unwritten, next),
-                Err(need) => return Some(need),
-            }
+        match self.cut_by_next(offset, next, &header, view) {
+            Ok(false) => {}
+            Ok(true) => return self.collect(BadFrame::Unwritten, next),
+            Err(need) => return Some(need),
         }
         let payload = &frame[FRAME_HEADER_BYTES..][..header.payload_bytes as usize];
         if let Err(what) = self.take_contents(offset, &header, payload) {
@@ -351,9 +349,12 @@ impl Scanner {
         header: &FrameHeader,
         view: View<'w>,
     ) -> Result<bool, Step<'w>> {
-        let unit = u64::from(self.alignment).min(self.end.limit - next);
+        let unit = u64::from(self.alignment);
+        if self.kind != FileKind::RecordLog || self.end.limit - next < unit {
+            return Ok(false);
+        }
         let bytes = &view.get(offset, next - offset + unit)?[(next - offset) as usize..];
-        if unit < u64::from(self.alignment) || bytes[KIND_AT] != FrameKind::Opening.code() {
+        if bytes[KIND_AT] != FrameKind::Opening.code() {
             return Ok(false);
         }
         let FrameHeaderState::Good(behind) = decode_header(bytes, next, self.seed) else { return Ok(false) };
@@ -529,6 +530,11 @@ impl Scanner {
         // opening would not have been written.
         if self.end.attested.durable_entry_id >= next {
             return Reopened::No;
+        }
+        match self.cut_by_next(offset, offset + bytes, header, view) {
+            Ok(false) => {}
+            Ok(true) => return Reopened::No,
+            Err(need) => return Reopened::Need(need),
         }
         self.end.opening = self.end.opening.or(opening);
         self.end.cuts += 1;

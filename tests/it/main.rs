@@ -12,5 +12,6 @@ mod fixtures;
 mod hostile;
 mod kill;
 mod power_cut;
+mod properties;
 mod support;
 mod tidy;
