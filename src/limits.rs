@@ -6,6 +6,9 @@
 /// Largest payload of one entry, in bytes.
 pub const ENTRY_BYTES_MAX: usize = 16 << 20;
 
+/// Largest id of an entry; a header that states more is forged, and ids never overflow on the way to it.
+pub const ENTRY_ID_MAX: u64 = u64::MAX >> 1;
+
 /// Largest payload of one batch frame (entries and their length prefixes), in bytes.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 

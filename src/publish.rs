@@ -15,7 +15,9 @@ use crate::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointWriter};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
 use crate::limits::CHECKPOINTS_KEPT_DEFAULT;
-use crate::storage::{Directory, DurableDirectory, StableStorage, path, sweep_temporaries};
+use crate::storage::{
+    Directory, DurableDirectory, Environment, StableStorage, SystemEnvironment, path, sweep_temporaries,
+};
 use crate::walog::{SyncWalWriter, WalMaintenance, WalObserver, WalWriter};
 use std::sync::Arc;
 
@@ -106,12 +108,20 @@ impl<E, D: Directory + StableStorage + ?Sized> PublishLog for SyncWalWriter<E, D
 pub struct CheckpointPublisher<D: Directory + ?Sized = dyn Directory> {
     directory: Arc<D>,
     kept: usize,
+    environment: Arc<dyn Environment>,
 }
 
 impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
     /// Publishes into `directory`, keeping the last two checkpoints.
     pub fn new(directory: Arc<D>) -> Self {
-        Self { directory, kept: CHECKPOINTS_KEPT_DEFAULT }
+        let environment = Arc::new(SystemEnvironment::new());
+        Self { directory, kept: CHECKPOINTS_KEPT_DEFAULT, environment }
+    }
+
+    /// Takes the checkpoints' salts from `environment`: the same state then gives the same bytes.
+    pub fn with_environment(mut self, environment: Arc<dyn Environment>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Keeps the last `checkpoints`, at least 1: the newest at its path, older ones beside it as `<path>.1`,
@@ -149,7 +159,9 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
         let meta = CheckpointMeta { last_applied_entry_id, required_entry_id, identity: log.log_identity()? };
         let parent = path::parent(checkpoint_path);
         sweep_temporaries(self.directory.as_ref(), parent, Some(checkpoint_path))?;
-        let mut writer = CheckpointWriter::begin(self.directory.as_ref(), checkpoint_path, meta)?;
+        let environment = self.environment.as_ref();
+        let mut writer =
+            CheckpointWriter::begin(self.directory.as_ref(), checkpoint_path, meta, environment)?;
         write(&mut writer)?;
         writer.finish_durable_after(|| self.move_back(durable, checkpoint_path))?;
         let wal_checkpoint_entry_id = log.append_durable_bytes(&record(checkpoint_path)?)?;

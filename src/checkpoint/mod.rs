@@ -13,7 +13,7 @@ pub use read::CheckpointReader;
 pub use write::CheckpointWriter;
 
 use crate::error::PersistenceResult;
-use crate::storage::{Directory, StableStorage};
+use crate::storage::{Directory, Environment, StableStorage, SystemEnvironment};
 use std::sync::Arc;
 
 /// What a checkpoint says about itself and its log.
@@ -40,18 +40,25 @@ impl CheckpointMeta {
 #[derive(Debug)]
 pub struct CheckpointFile<D: Directory + ?Sized = dyn Directory> {
     directory: Arc<D>,
+    environment: Arc<dyn Environment>,
 }
 
 impl<D: Directory + ?Sized> CheckpointFile<D> {
     /// Checkpoints in `directory`.
     pub fn new(directory: Arc<D>) -> Self {
-        Self { directory }
+        Self { directory, environment: Arc::new(SystemEnvironment::new()) }
+    }
+
+    /// Takes salts from `environment`: the same state then gives the same bytes.
+    pub fn with_environment(mut self, environment: Arc<dyn Environment>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Begins a checkpoint: write the state into the writer, then finish it. Until then `path` keeps what
     /// it has.
     pub fn writer(&self, path: &str, meta: CheckpointMeta) -> PersistenceResult<CheckpointWriter<'_, D>> {
-        CheckpointWriter::begin(self.directory.as_ref(), path, meta)
+        CheckpointWriter::begin(self.directory.as_ref(), path, meta, self.environment.as_ref())
     }
 
     /// Opens a checkpoint for streaming. `MissingCheckpoint` when there is none.

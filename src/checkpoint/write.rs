@@ -7,8 +7,8 @@ use crate::formats::header::{FileKind, Header};
 use crate::framing::{Batch, Control, control_commit, header_commit};
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, FRAME_ALIGNMENT_DEFAULT};
 use crate::storage::{
-    Commit, CommitBuffer, CommitFile, Directory, Effect, Environment, FileOptions, SystemEnvironment,
-    open_commit_file, path, temporary_path,
+    Commit, CommitBuffer, CommitFile, Directory, Effect, Environment, FileOptions, open_commit_file, path,
+    temporary_path,
 };
 use std::io::Write;
 
@@ -31,7 +31,12 @@ pub struct CheckpointWriter<'d, D: Directory + ?Sized> {
 }
 
 impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
-    pub(crate) fn begin(directory: &'d D, path: &str, meta: CheckpointMeta) -> PersistenceResult<Self> {
+    pub(crate) fn begin(
+        directory: &'d D,
+        path: &str,
+        meta: CheckpointMeta,
+        environment: &dyn Environment,
+    ) -> PersistenceResult<Self> {
         crate::storage::path::check(path)?;
         let parent = path::parent(path);
         if !parent.is_empty() {
@@ -46,7 +51,7 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
             &temporary,
             &FileOptions::create_new().aligned(FRAME_ALIGNMENT_DEFAULT),
         )?;
-        let salt = SystemEnvironment::new().random();
+        let salt = environment.random();
         let header = Header {
             last_applied_entry_id: meta.last_applied_entry_id,
             required_entry_id: meta.required_entry_id,

@@ -10,7 +10,7 @@ use super::layout::{
     self, ENTRY_LENGTH_BYTES, FRAME, FRAME_HEADER_BYTES, MAGIC_FRAME, OPENING_BYTES, SEAL_BYTES,
 };
 use super::{align_up, is_zero, le};
-use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, SECTOR_BYTES};
+use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX, SECTOR_BYTES};
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ impl FrameSeed {
 }
 
 const CRC_AT: usize = layout::at(FRAME, "header_crc");
-const KIND_AT: usize = layout::at(FRAME, "kind");
+pub(crate) const KIND_AT: usize = layout::at(FRAME, "kind");
 
 /// The facts that a frame states, besides its payload.
 #[derive(Clone, Copy, Debug)]
@@ -190,7 +190,10 @@ pub fn decode_header(bytes: &[u8], offset: u64, seed: FrameSeed) -> FrameHeaderS
     let problem = if header.payload_bytes as usize > BATCH_BYTES_MAX {
         "a payload above the limit"
     } else if header.first_entry_id == 0
-        || header.first_entry_id.checked_add(header.entry_count.into()).is_none()
+        || header
+            .first_entry_id
+            .checked_add(header.entry_count.into())
+            .is_none_or(|next| next > ENTRY_ID_MAX + 1)
     {
         "entry ids out of range"
     } else if header.durable_entry_id >= header.first_entry_id + u64::from(header.entry_count.max(1)) {

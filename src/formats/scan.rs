@@ -7,8 +7,8 @@
 //! checked, never payloads, so lengths that look plausible everywhere cost nothing.
 
 use super::frame::{
-    FrameHeader, FrameHeaderState, FrameKind, FrameSeed, Opening, Seal, SealReason, count_zero_sectors,
-    decode_header, entries_tile,
+    FrameHeader, FrameHeaderState, FrameKind, FrameSeed, KIND_AT, Opening, Seal, SealReason,
+    count_zero_sectors, decode_header, entries_tile,
 };
 use super::header::{FileKind, Header};
 use super::is_zero;
@@ -327,12 +327,45 @@ impl Scanner {
         if let Some(expected) = self.end.next_entry_id.filter(|expected| *expected != header.first_entry_id) {
             return self.collect(BadFrame::Order { expected, found: header.first_entry_id }, next);
         }
+        match self.cut_by_next(offset, next, &header, view) {
+            Ok(false) => {}
+            Ok(true) => return self.collect(BadFrame::Unwritten, next),
+            Err(need) => return Some(need),
+        }
         let payload = &frame[FRAME_HEADER_BYTES..][..header.payload_bytes as usize];
         if let Err(what) = self.take_contents(offset, &header, payload) {
             return self.collect(BadFrame::Contents(what), next);
         }
         self.advance(offset, next, &header);
         Some(Step::Frame { offset, header, payload })
+    }
+
+    /// Whether an opening right behind this frame of a record log says that the log ended before it: the
+    /// frame's last bytes were missing then, and are zeros, as the missing ones were, since the log went on.
+    fn cut_by_next<'w>(
+        &self,
+        offset: u64,
+        next: u64,
+        header: &FrameHeader,
+        view: View<'w>,
+    ) -> Result<bool, Step<'w>> {
+        let unit = u64::from(self.alignment);
+        if self.kind != FileKind::RecordLog || self.end.limit - next < unit {
+            return Ok(false);
+        }
+        let bytes = &view.get(offset, next - offset + unit)?[(next - offset) as usize..];
+        if bytes[KIND_AT] != FrameKind::Opening.code() {
+            return Ok(false);
+        }
+        let FrameHeaderState::Good(behind) = decode_header(bytes, next, self.seed) else { return Ok(false) };
+        let payload = &bytes[FRAME_HEADER_BYTES..];
+        let whole = behind.frame_bytes(self.alignment) == unit
+            && self.seed.payload_crc(payload) == behind.payload_crc
+            && header.kind != FrameKind::Seal;
+        let opening = Opening::decode(&payload[..(behind.payload_bytes as usize).min(payload.len())]);
+        Ok(whole
+            && behind.first_entry_id == header.first_entry_id
+            && opening.is_some_and(|opening| opening.predecessor_end <= offset))
     }
 
     /// What only this kind of frame says. Changes nothing unless it is possible.
@@ -497,6 +530,11 @@ impl Scanner {
         // opening would not have been written.
         if self.end.attested.durable_entry_id >= next {
             return Reopened::No;
+        }
+        match self.cut_by_next(offset, offset + bytes, header, view) {
+            Ok(false) => {}
+            Ok(true) => return Reopened::No,
+            Err(need) => return Reopened::Need(need),
         }
         self.end.opening = self.end.opening.or(opening);
         self.end.cuts += 1;

@@ -9,7 +9,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{self, FrameFacts, FrameKind, FrameSeed, Opening, Seal};
 use crate::formats::header::Header;
 use crate::formats::layout::{ENTRY_LENGTH_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
-use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX};
 use crate::storage::CommitBuffer;
 use std::ops::Range;
 
@@ -98,6 +98,9 @@ impl Batch {
     }
 
     fn check_entry(&self, start: usize) -> PersistenceResult<()> {
+        if self.next_entry_id() > ENTRY_ID_MAX {
+            return Err(PersistenceError::invalid_state("append", "the log has used up its entry ids"));
+        }
         let bytes = self.buffer.len().saturating_sub(start + ENTRY_LENGTH_BYTES);
         if bytes > ENTRY_BYTES_MAX {
             return Err(too_large(bytes, ENTRY_BYTES_MAX));

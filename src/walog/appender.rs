@@ -116,7 +116,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             identity,
             current: None,
             predecessor,
-            next_segment_id: chain.highest_id + 1,
+            next_segment_id: chain.highest_id.saturating_add(1),
             flushed_entry_id: end.last_entry_id,
             durable_entry_id: if is_durable { end.last_entry_id } else { 0 },
             is_durable,
@@ -255,7 +255,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let salt = self.options.environment.random();
         let path = names::segment_path(id);
         // Whatever becomes of the file, its id is used up.
-        self.next_segment_id += 1;
+        self.next_segment_id = self.next_segment_id.saturating_add(1);
         let file = match self.recycle(&path)? {
             Some(file) => file,
             None => {

@@ -187,9 +187,12 @@ fn read_opening(block: &[u8], header: &Header) -> Option<(Opening, u64, u64)> {
     let sound = frame_header.kind == FrameKind::Opening
         && frame_header.frame_bytes(header.frame_alignment) == frame.len() as u64
         && seed.payload_crc(&frame[FRAME_HEADER_BYTES..]) == frame_header.payload_crc;
+    if !sound {
+        return None;
+    }
     let opening = Opening::decode(&frame[FRAME_HEADER_BYTES..][..frame_header.payload_bytes as usize])?;
     let consistent = opening.predecessor_last_entry_id.checked_add(1) == Some(frame_header.first_entry_id);
-    (sound && consistent).then_some((opening, frame_header.first_entry_id, frame_header.durable_entry_id))
+    consistent.then_some((opening, frame_header.first_entry_id, frame_header.durable_entry_id))
 }
 
 fn rest_is_zero(file: &dyn ReadAt, from: u64) -> PersistenceResult<bool> {

@@ -74,7 +74,7 @@ impl WalOptions {
                 format!("{} is more than a batch can hold ({})", self.buffer_bytes, limits::BATCH_BYTES_MAX);
             return Err(PersistenceError::invalid_config("buffer_bytes", reason));
         }
-        if self.id_floor == u64::MAX {
+        if self.id_floor >= limits::ENTRY_ID_MAX {
             return Err(PersistenceError::invalid_config("id_floor", "no id is left above it"));
         }
         Ok(())

@@ -8,12 +8,16 @@
 
 mod conformance;
 mod damage;
+mod decoder;
+mod fixtures;
 mod format_doc;
 mod full_disk;
+mod hostile;
 mod kill;
 mod live;
 mod migrating;
 mod poison;
 mod power_cut;
+mod properties;
 mod support;
 mod tidy;
