@@ -64,6 +64,8 @@ struct Current {
     seed: FrameSeed,
     /// Where the next frame goes.
     offset: u64,
+    /// Where the last frame that is no seal ends.
+    content_offset: u64,
     /// Goes with the first commit.
     opening: Option<Opening>,
     created: Duration,
@@ -233,13 +235,15 @@ impl<D: Directory + ?Sized> Appender<D> {
 
     fn rotate(&mut self) -> PersistenceResult<()> {
         let next = self.create_segment(Opening::default())?;
+        // The log goes on behind the contents: the opening says all that the seal says, and rests not on it.
+        let predecessor_end = self.current.as_ref().map_or(0, |current| current.content_offset);
         self.seal(SealReason::Rotation, Some((next.id, next.salt)))?;
         let sealed = self.current.replace(next);
         let (Some(sealed), Some(current)) = (sealed, &mut self.current) else { return Ok(()) };
         current.opening = Some(Opening {
             predecessor_salt: sealed.salt,
             predecessor_id: sealed.id,
-            predecessor_end: sealed.offset,
+            predecessor_end,
             predecessor_last_entry_id: self.flushed_entry_id,
         });
         tracing::debug!(sealed = sealed.id, current = current.id, "the log goes on in a new segment");
@@ -283,7 +287,17 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
         let created = self.options.environment.elapsed();
         let (seed, offset) = (FrameSeed::new(salt), header.first_frame_offset());
-        Ok(Current { file, id, path, salt, seed, offset, opening: Some(opening), created })
+        Ok(Current {
+            file,
+            id,
+            path,
+            salt,
+            seed,
+            offset,
+            content_offset: offset,
+            opening: Some(opening),
+            created,
+        })
     }
 
     /// A spare file, zeroed and renamed to `path`; `None` when there is none that can be used.
@@ -386,6 +400,7 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
             return (Err(self.latch.trip(error)), buffer);
         }
         current.offset += bytes;
+        current.content_offset = current.offset;
         current.opening = None;
         self.flushed_entry_id = last_entry_id;
         if effect == Effect::Durable {

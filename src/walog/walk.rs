@@ -147,7 +147,8 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         let segment = &self.chain.segments[*index];
         let last_entry_id = end.last_entry_id().unwrap_or(segment.first_entry_id - 1);
         let zeroed = segment.header.previous_salt == 0;
-        let torn = match scan::judge(end, last_entry_id, zeroed, outside.as_ref(), &segment.path) {
+        let verdict = scan::judge(end, last_entry_id, zeroed, outside.as_ref(), &segment.path);
+        let torn = match self.held_to_successor(*index, end, last_entry_id, verdict) {
             Verdict::Clean => None,
             Verdict::Torn(evidence) => {
                 Some(TornTail { path: segment.path.clone(), offset: end.offset, last_entry_id, evidence })
@@ -189,6 +190,27 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             dropped,
             closed: end.seal.is_some_and(|seal| seal.reason == SealReason::Close),
         })
+    }
+
+    /// A segment whose end the next one attests is skipped by whoever only looks for the log's end. So it must
+    /// be exactly as its successor says, or two readers would see two ends.
+    fn held_to_successor(
+        &self,
+        index: usize,
+        end: &ScanEnd,
+        last_entry_id: u64,
+        verdict: Verdict,
+    ) -> Verdict {
+        let (Some(known), Some(successor)) = (end.known_end, self.chain.segments.get(index + 1)) else {
+            return verdict;
+        };
+        let reached = end.offset == known.offset && last_entry_id == known.last_entry_id;
+        let attested = successor.durable_entry_id >= known.last_entry_id;
+        if reached || !attested || matches!(verdict, Verdict::Corrupt(..)) {
+            return verdict;
+        }
+        let check = Check::SegmentEnd { offset: known.offset, last_entry_id: known.last_entry_id };
+        Verdict::Corrupt(check, Proof::NamedBySuccessor { path: successor.path.clone() })
     }
 
     /// A log in which no segment was ever started.
