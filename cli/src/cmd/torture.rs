@@ -25,7 +25,7 @@ const ROUNDS_PER_CHECKPOINT: u64 = 5;
 #[command(
     after_help = "Each round starts a writer process whose threads append, batch and commit to one log. It is \
     killed (SIGKILL) at a random moment; the log is opened at once by this process, through the other backend where \
-    there are two, while requests of the dead writer may still be landing. Then every entry is read: ids without a \
+    there are two (`--recover`), while requests of the dead writer may still be landing. Then every entry is read: ids without a \
     gap, contents as appended, batches whole, everything acknowledged there, nothing changed that was seen before. \
     Every fifth round publishes a checkpoint, cuts the log and recovers from both.\n\nA kill is not a power cut: what \
     the operating system had is still there. Power cuts are simulated by the library's tests.\n\nExit codes: 0 \
@@ -37,6 +37,10 @@ pub struct Arguments {
     /// Write through this backend only. Without it io_uring and std take turns.
     #[arg(long)]
     backend: Option<Backend>,
+    /// Who recovers. By default, the other backend than the writer's; with `--backend io-uring` both in turn,
+    /// with `--backend std` std alone, so that no ring is made.
+    #[arg(long, value_enum)]
+    recover: Option<Recoverer>,
     /// How many writers are killed.
     #[arg(long, default_value_t = 150)]
     rounds: u64,
@@ -52,6 +56,17 @@ pub struct Arguments {
     /// Let the writers acknowledge what is not there, to see that it is found.
     #[arg(long, hide = true)]
     plant_a_loss: bool,
+}
+
+/// Who recovers what a writer left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Recoverer {
+    /// io_uring.
+    IoUring,
+    /// `std::fs`.
+    Std,
+    /// Both in turn.
+    InTurn,
 }
 
 /// What was counted.
@@ -135,10 +150,7 @@ impl Torture<'_> {
             Some(backend) => Backend::open(backend, &self.root)?.chosen,
             None => self.backends[round as usize % self.backends.len()],
         };
-        let position = self.backends.iter().position(|backend| *backend == writer).unwrap_or(0);
-        // The other one recovers; with a fixed writer they take turns.
-        let turn = if self.arguments.backend.is_some() { round as usize % 2 } else { 1 };
-        let reader = self.backends[(position + turn) % self.backends.len()];
+        let reader = self.recoverer(writer, round);
         let mut tally = Tally { rounds: 1, kills: 1, ..Tally::default() };
         let acknowledged = self.write_and_kill(writer, &mut random)?;
         tally.acknowledged = acknowledged.len() as u64;
@@ -165,6 +177,18 @@ impl Torture<'_> {
             }
         }
         Ok((writer, tally))
+    }
+
+    /// The backend that recovers what `writer` leaves in this round.
+    fn recoverer(&self, writer: Backend, round: u64) -> Backend {
+        let turn = if self.arguments.backend.is_some() { round } else { round / 2 };
+        let in_turn = self.backends[turn as usize % self.backends.len()];
+        match (self.arguments.recover, self.arguments.backend) {
+            (Some(Recoverer::IoUring), _) => Backend::IoUring,
+            (Some(Recoverer::Std), _) => Backend::Std,
+            (Some(Recoverer::InTurn), _) | (None, Some(_)) => in_turn,
+            (None, None) => self.backends.iter().copied().find(|other| *other != writer).unwrap_or(writer),
+        }
     }
 
     /// Lets a writer run for a random while, kills it, and returns what it acknowledged.
@@ -345,9 +369,12 @@ fn work_directory(arguments: &Arguments) -> Result<Work, Failure> {
 
 /// The backends that can be had here.
 fn backends(arguments: &Arguments, root: &Path) -> Result<Vec<Backend>, Failure> {
+    if arguments.backend == Some(Backend::Std) && matches!(arguments.recover, None | Some(Recoverer::Std)) {
+        return Ok(vec![Backend::Std]);
+    }
     let auto = Backend::Auto.open(root)?;
     if auto.chosen == Backend::Std {
-        if arguments.backend == Some(Backend::IoUring) {
+        if arguments.backend == Some(Backend::IoUring) || arguments.recover == Some(Recoverer::IoUring) {
             return Err(auto.reason.to_string().into());
         }
         if !arguments.json {
