@@ -162,6 +162,24 @@ pub enum PersistenceError {
         /// The first entry that is there.
         first_entry_id: u64,
     },
+    /// The deadline passed before the entry was durable. It stays appended and is committed all the same: wait
+    /// again, or go on without knowing.
+    #[error("entry {entry_id} is not durable yet, the log is so through entry {durable_entry_id}")]
+    TimedOut {
+        /// The entry that was waited for.
+        entry_id: u64,
+        /// The durable watermark.
+        durable_entry_id: u64,
+    },
+    /// As many bytes wait for their commit as may. Nothing was appended: try again after a commit, or call
+    /// what waits.
+    #[error("{bytes} bytes wait for their commit, the limit is {bytes_max}; try again after a commit")]
+    WouldBlock {
+        /// Bytes that wait.
+        bytes: u64,
+        /// How many may.
+        bytes_max: u64,
+    },
     /// An earlier write or sync failed, so nothing written through this object can be trusted any more.
     /// Everything up to `durable_entry_id` is safe; reopen to go on.
     #[error(
@@ -266,7 +284,8 @@ impl From<PersistenceError> for io::Error {
                 io::ErrorKind::InvalidInput
             }
             E::NotSupported { .. } => io::ErrorKind::Unsupported,
-            E::LockFailed { .. } => io::ErrorKind::WouldBlock,
+            E::LockFailed { .. } | E::WouldBlock { .. } => io::ErrorKind::WouldBlock,
+            E::TimedOut { .. } => io::ErrorKind::TimedOut,
             E::NotFound { .. } | E::MissingCheckpoint { .. } | E::PrefixUnavailable { .. } => {
                 io::ErrorKind::NotFound
             }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod formats;
 pub mod framing;
 pub mod limits;
+mod planted;
 pub mod publish;
 pub mod recordlog;
 pub mod recover;

@@ -15,6 +15,18 @@ pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Default size above which pending entries are handed to the operating system, in bytes.
 pub const BUFFER_BYTES_DEFAULT: usize = 64 << 10;
 
+/// Default for the payload that may wait for its commit in a shared writer, in bytes.
+pub const IN_FLIGHT_BYTES_DEFAULT: usize = 8 << 20;
+
+/// A commit that takes longer than this, in microseconds, is limited by its flush, a faster one by the processor.
+pub const DEVICE_SLOW_US: u64 = 120;
+
+/// Commits in flight at once where a flush is slow.
+pub const PIPELINE_DEPTH_SLOW: usize = 2;
+
+/// Commits in flight at once where a flush is fast.
+pub const PIPELINE_DEPTH_FAST: usize = 1;
+
 /// Default number of entries between two automatic flushes.
 pub const FLUSH_EVERY_ENTRIES_DEFAULT: usize = 64;
 

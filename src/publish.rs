@@ -15,6 +15,7 @@ use crate::checkpoint::{CheckpointMeta, CheckpointReader, CheckpointWriter};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
 use crate::limits::CHECKPOINTS_KEPT_DEFAULT;
+use crate::planted;
 use crate::storage::{
     Directory, DurableDirectory, Environment, StableStorage, SystemEnvironment, path, sweep_temporaries,
 };
@@ -155,10 +156,14 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
             );
             return Err(PersistenceError::invalid_state("publishing a checkpoint", reason));
         }
-        let required_entry_id = log.make_durable()?;
+        let skip = planted::on("checkpoint_before_log");
+        let required_entry_id = if skip { last_applied_entry_id } else { log.make_durable()? };
         let meta = CheckpointMeta { last_applied_entry_id, required_entry_id, identity: log.log_identity()? };
         let parent = path::parent(checkpoint_path);
         sweep_temporaries(self.directory.as_ref(), parent, Some(checkpoint_path))?;
+        if planted::on("truncate_before_checkpoint") {
+            self.truncate(log, checkpoint_path, meta)?;
+        }
         let environment = self.environment.as_ref();
         let mut writer =
             CheckpointWriter::begin(self.directory.as_ref(), checkpoint_path, meta, environment)?;
@@ -198,7 +203,9 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
             let path = names::checkpoint_generation_path(checkpoint_path, generation);
             match CheckpointReader::open(self.directory.as_ref(), &path) {
                 Ok(reader) if reader.meta().identity == published.identity => {
-                    needed = needed.min(reader.meta().last_applied_entry_id);
+                    let older = reader.meta().last_applied_entry_id;
+                    needed =
+                        if planted::on("trim_to_newest_checkpoint") { needed } else { needed.min(older) };
                 }
                 // A checkpoint that cannot be used needs nothing.
                 Ok(_) | Err(PersistenceError::Corruption(_) | PersistenceError::Format { .. }) => {}

@@ -221,3 +221,21 @@ fn checkpoints_stream_and_every_flipped_bit_is_found() {
     }
     assert!(matches!(files.read_bytes("nowhere"), Err(PersistenceError::MissingCheckpoint { .. })));
 }
+
+#[test]
+fn what_a_crash_left_under_temporary_names_is_swept_and_nothing_else() {
+    let fixture = fixture();
+    let mut wal = fixture.wal();
+    let left = |path: &str| fixture.root.path().join(path);
+    for path in [".tmp-1-7-state", ".tmp-1-7-another", "wal/.tmp-1-7-wal_9.log", "wal/mine"] {
+        std::fs::write(left(path), b"left").expect("writes");
+    }
+    append(&mut wal, 1..=3);
+    publish(&fixture, &mut wal, 6);
+    assert!(!left(".tmp-1-7-state").exists(), "publishing sweeps its own");
+    assert!(left(".tmp-1-7-another").exists(), "another checkpoint's may be in the making");
+    drop(wal);
+    drop(fixture.wal());
+    assert!(!left("wal/.tmp-1-7-wal_9.log").exists(), "opening sweeps the log's");
+    assert!(left("wal/mine").exists());
+}

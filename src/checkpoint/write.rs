@@ -6,6 +6,7 @@ use crate::formats::frame::{FrameSeed, Seal, SealReason};
 use crate::formats::header::{FileKind, Header};
 use crate::framing::{Batch, Control, control_commit, header_commit};
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, FRAME_ALIGNMENT_DEFAULT};
+use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, Effect, Environment, FileOptions, open_commit_file, path,
     temporary_path,
@@ -126,9 +127,13 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
                 self.directory.backend_name(),
             ));
         };
-        self.seal(Effect::Durable)?;
+        let skip = planted::on("skip_checkpoint_sync");
+        self.seal(if skip { Effect::Flushed } else { Effect::Durable })?;
         before_rename()?;
-        durable.atomic_rename_durable(&self.temporary, &self.path)?;
+        match planted::on("skip_checkpoint_directory_sync") {
+            true => self.directory.atomic_rename(&self.temporary, &self.path)?,
+            false => durable.atomic_rename_durable(&self.temporary, &self.path)?,
+        }
         self.finished = true;
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::layout::{
 };
 use super::{align_up, is_zero, le};
 use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX, SECTOR_BYTES};
+use crate::planted;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,17 +83,26 @@ pub struct FrameSeed(u32);
 impl FrameSeed {
     /// Seeded with a salt.
     pub fn new(salt: u64) -> Self {
+        let salt = if planted::on("frames_without_salt") { 0 } else { salt };
         Self((salt ^ (salt >> 32)) as u32)
     }
 
+    #[inline]
     fn header_crc(self, offset: u64, header: &[u8]) -> u32 {
+        // In one piece, because two short updates cost more, and put together in the steps in which it is
+        // read again, or the processor waits for its own stores.
+        let mut bytes = [0; 8 + FRAME_HEADER_BYTES - KIND_AT];
+        let first = u128::from(offset) | u128::from(le::u64(header, KIND_AT)) << 64;
+        bytes[..16].copy_from_slice(&first.to_le_bytes());
+        bytes[16..32].copy_from_slice(&header[16..32]);
+        bytes[32..].copy_from_slice(&header[32..FRAME_HEADER_BYTES]);
         let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
-        hasher.update(&offset.to_le_bytes());
-        hasher.update(&header[KIND_AT..FRAME_HEADER_BYTES]);
+        hasher.update(&bytes);
         hasher.finalize()
     }
 
     /// Checksum of a payload with its padding.
+    #[inline]
     pub fn payload_crc(self, padded_payload: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
         hasher.update(padded_payload);
@@ -187,7 +197,7 @@ pub fn decode_header(bytes: &[u8], offset: u64, seed: FrameSeed) -> FrameHeaderS
         durable_entry_id: le::u64(bytes, const { layout::at(FRAME, "durable_entry_id") }),
         zero_sectors: le::u32(bytes, const { layout::at(FRAME, "zero_sectors") }),
     };
-    let problem = if header.payload_bytes as usize > BATCH_BYTES_MAX {
+    let problem = if header.payload_bytes as usize > BATCH_BYTES_MAX && !planted::on("trust_length") {
         "a payload above the limit"
     } else if header.first_entry_id == 0
         || header
@@ -307,6 +317,7 @@ pub fn entry_length(payload: &[u8]) -> [u8; ENTRY_LENGTH_BYTES] {
 }
 
 /// Whether a data payload is exactly `count` entries.
+#[inline]
 pub fn entries_tile(payload: &[u8], count: u32) -> bool {
     let mut rest = payload;
     for _ in 0..count {
@@ -345,6 +356,7 @@ impl<'a> Entries<'a> {
 impl<'a> Iterator for Entries<'a> {
     type Item = (u64, &'a [u8]);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.remaining == 0 {
             return None;

@@ -14,6 +14,7 @@ use super::header::{FileKind, Header};
 use super::is_zero;
 use super::layout::FRAME_HEADER_BYTES;
 use crate::error::{Check, Proof, TornEvidence};
+use crate::planted;
 use std::collections::VecDeque;
 
 /// Where a file is known to end, by the opening frame of its successor.
@@ -59,7 +60,7 @@ pub struct Attestation {
 
 impl Attestation {
     fn raise(&mut self, durable_entry_id: u64, offset: u64) {
-        if durable_entry_id > self.durable_entry_id {
+        if durable_entry_id > self.durable_entry_id && !planted::on("ignore_attestation") {
             *self = Self { durable_entry_id, offset };
         }
     }
@@ -177,6 +178,7 @@ impl Scanner {
     /// A scan of a file with this header and size, bounded where its end is known.
     pub fn new(header: &Header, file_bytes: u64, known_end: Option<KnownEnd>) -> Self {
         let offset = header.first_frame_offset();
+        let known_end = known_end.filter(|_| !planted::on("ignore_known_end"));
         let limit = known_end.map_or(file_bytes, |end| end.offset.min(file_bytes));
         Self {
             kind: header.kind,
@@ -243,6 +245,7 @@ impl Scanner {
     }
 
     /// Goes on, with a window of the file that starts at `window_offset`.
+    #[inline]
     pub fn step<'w>(&mut self, window_offset: u64, window: &'w [u8]) -> Step<'w> {
         let view = View { offset: window_offset, bytes: window };
         loop {
@@ -257,6 +260,7 @@ impl Scanner {
         }
     }
 
+    #[inline]
     fn next_frame<'w>(&mut self, view: View<'w>) -> Option<Step<'w>> {
         let offset = self.end.offset;
         if offset >= self.end.limit {
@@ -296,6 +300,7 @@ impl Scanner {
     }
 
     /// A frame whose header checks out: its place, its payload, its contents, its order.
+    #[inline]
     fn check_frame<'w>(
         &mut self,
         offset: u64,
@@ -319,8 +324,10 @@ impl Scanner {
         };
         let found = self.seed.payload_crc(&frame[FRAME_HEADER_BYTES..]);
         self.end.attested.raise(header.durable_entry_id, offset);
-        if found != header.payload_crc {
-            let old_sectors = u64::from(count_zero_sectors(frame).saturating_sub(header.zero_sectors));
+        let unchecked = planted::on("skip_checkpoint_crc") && self.kind == FileKind::Checkpoint;
+        if found != header.payload_crc && !unchecked {
+            let zeros_written = if planted::on("skip_zero_sectors") { 0 } else { header.zero_sectors };
+            let old_sectors = u64::from(count_zero_sectors(frame).saturating_sub(zeros_written));
             return self
                 .collect(BadFrame::Payload { expected: header.payload_crc, found, old_sectors }, next);
         }
@@ -342,6 +349,7 @@ impl Scanner {
 
     /// Whether an opening right behind this frame of a record log says that the log ended before it: the
     /// frame's last bytes were missing then, and are zeros, as the missing ones were, since the log went on.
+    #[inline]
     fn cut_by_next<'w>(
         &self,
         offset: u64,
@@ -350,7 +358,7 @@ impl Scanner {
         view: View<'w>,
     ) -> Result<bool, Step<'w>> {
         let unit = u64::from(self.alignment);
-        if self.kind != FileKind::RecordLog || self.end.limit - next < unit {
+        if self.kind != FileKind::RecordLog || self.end.limit - next < unit || planted::on("ignore_cut") {
             return Ok(false);
         }
         let bytes = &view.get(offset, next - offset + unit)?[(next - offset) as usize..];
@@ -369,6 +377,7 @@ impl Scanner {
     }
 
     /// What only this kind of frame says. Changes nothing unless it is possible.
+    #[inline]
     fn take_contents(
         &mut self,
         offset: u64,
@@ -410,9 +419,11 @@ impl Scanner {
         }
     }
 
+    #[inline]
     fn advance(&mut self, offset: u64, next: u64, header: &FrameHeader) {
         // An opening is known to be durable only with the first entry behind it.
-        let last_entry_id = header.next_entry_id() - u64::from(header.kind != FrameKind::Opening);
+        let last_entry_id = header.next_entry_id()
+            - u64::from(header.kind != FrameKind::Opening || planted::on("opening_counts_as_proven"));
         let durable = self.end.attested.durable_entry_id;
         while self.boundaries.len() > 1 && self.boundaries[0].last_entry_id <= durable {
             self.boundaries.pop_front();
@@ -666,6 +677,7 @@ pub fn judge(
         BadFrame::Payload { old_sectors, .. } if old_sectors > 0 => {
             Verdict::Torn(TornEvidence::OldSectors { sectors: old_sectors })
         }
+        _ if planted::on("fully_written_is_torn") => Verdict::Torn(TornEvidence::Undecidable),
         BadFrame::Header | BadFrame::Payload { .. } => {
             Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::FullyWritten)
         }

@@ -10,6 +10,7 @@ use crate::framing::{
     Batch, Control, FrameSink, Pending, Region, control_commit, header_commit, write_again,
 };
 use crate::limits::{self, FRAME_ALIGNMENT_DEFAULT, FRAME_ALIGNMENT_MIN};
+use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, FileOptions,
     FlushPolicy, Latch, StableStorage, SystemEnvironment, open_commit_file, path,
@@ -231,7 +232,9 @@ impl Sink {
         let bytes = buffer.len();
         let (result, _) = sink.file.commit(Commit { id: 0, offset: 0, buffer, range: 0..bytes, effect });
         result?;
-        if let Some(durable) = directory.as_durable() {
+        if let Some(durable) =
+            directory.as_durable().filter(|_| !planted::on("skip_record_log_directory_sync"))
+        {
             durable.sync_parent_dir(path)?;
         }
         Ok(sink)
@@ -260,10 +263,16 @@ impl Sink {
         // Behind everything that is there: what was torn stays as it is, and nothing stale can follow.
         let behind = align_up(found.file_bytes, u64::from(found.header.frame_alignment));
         sink.offset = behind.max(found.end.offset);
+        if planted::on("record_log_resumes_at_tear") {
+            sink.offset = found.end.offset;
+        }
         sink.opening = Some(Opening {
             predecessor_salt: found.header.salt,
             predecessor_id: 0,
-            predecessor_end: found.end.content_offset,
+            predecessor_end: match planted::on("record_log_rests_on_seal") {
+                true => found.end.offset,
+                false => found.end.content_offset,
+            },
             predecessor_last_entry_id: found.last_record,
         });
         Ok(sink)

@@ -8,6 +8,7 @@ use super::RecoveryOptions;
 use crate::checkpoint::{CheckpointMeta, CheckpointReader};
 use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
 use crate::formats::names;
+use crate::planted;
 use crate::storage::Directory;
 use crate::walog::{Requirements, read_chain};
 
@@ -95,7 +96,8 @@ pub(super) enum Decision {
 /// Decides about a candidate whose header checks out.
 pub(super) fn decide(path: &str, meta: CheckpointMeta, log: LogFacts, up_to: Option<u64>) -> Decision {
     let last_applied_entry_id = meta.last_applied_entry_id;
-    if let Some(expected) = log.identity.filter(|identity| meta.identity != 0 && meta.identity != *identity) {
+    let foreign = |identity: &u128| meta.identity != 0 && meta.identity != *identity;
+    if let Some(expected) = log.identity.filter(foreign).filter(|_| !planted::on("take_foreign_checkpoint")) {
         let check = Check::Identity { expected, found: meta.identity };
         let path = path.to_owned();
         return Decision::Fail(
@@ -125,6 +127,7 @@ pub(super) fn decide_unreadable(error: PersistenceError) -> Decision {
         | PersistenceError::Decode { .. }) => {
             Decision::Next(CheckpointFinding::Damaged { error: error.to_string() })
         }
+        _ if planted::on("error_is_absence") => Decision::Next(CheckpointFinding::Missing),
         // Not being able to look is never the same as there being nothing.
         error => Decision::Fail(error),
     }

@@ -12,18 +12,25 @@
 
 mod appender;
 mod catalogue;
+mod closed;
 mod committer;
 mod compat;
+mod open;
 mod options;
+mod queue;
 mod reader;
+mod sync_writer;
+mod ticket;
 mod trim;
+mod waiters;
 mod walk;
 mod writer;
 
 pub use crate::framing::Region;
-pub use committer::SyncWalWriter;
-pub use options::{WalObserver, WalOptions};
+pub use options::{Backpressure, WalObserver, WalOptions};
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
+pub use sync_writer::SyncWalWriter;
+pub use ticket::CommitTicket;
 pub use trim::{WalMaintenance, WalSegmentRange};
 pub use walk::{LastSegment, LogEnd};
 pub use writer::WalWriter;

@@ -6,6 +6,16 @@ use crate::storage::{Environment, FlushPolicy, SystemEnvironment};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What appending does when too much waits for its commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backpressure {
+    /// It waits for a commit.
+    #[default]
+    Wait,
+    /// It answers [`WouldBlock`](PersistenceError::WouldBlock) and appends nothing.
+    Refuse,
+}
+
 /// Options of a writer. The bytes that it writes depend on these, the entries and the environment's
 /// randomness alone, never on the backend.
 #[derive(Clone, Debug)]
@@ -14,6 +24,14 @@ pub struct WalOptions {
     pub flush_policy: FlushPolicy,
     /// Pending payload, in bytes, above which the same happens whatever the policy says.
     pub buffer_bytes: usize,
+    /// Payload, in bytes, that may wait for its commit in a shared writer: pending and in flight together. A
+    /// single batch may always wait, however large.
+    pub in_flight_bytes_max: usize,
+    /// How many commits of a shared writer may be in flight at once, where the backend keeps several. `None`:
+    /// one, or a few where a commit takes so long that they overlap with profit.
+    pub pipeline_depth: Option<usize>,
+    /// What appending to a shared writer does when that much waits.
+    pub backpressure: Backpressure,
     /// A segment is sealed before a frame that would make it larger than this, in bytes. A batch that is
     /// larger gets a segment of its own, and every segment holds at least one batch.
     pub segment_bytes_max: u64,
@@ -42,6 +60,9 @@ impl Default for WalOptions {
         Self {
             flush_policy: FlushPolicy::default(),
             buffer_bytes: limits::BUFFER_BYTES_DEFAULT,
+            in_flight_bytes_max: limits::IN_FLIGHT_BYTES_DEFAULT,
+            pipeline_depth: None,
+            backpressure: Backpressure::Wait,
             segment_bytes_max: limits::SEGMENT_BYTES_DEFAULT,
             segment_age_max: None,
             preallocate_bytes: limits::PREALLOCATE_BYTES_DEFAULT,
@@ -73,6 +94,15 @@ impl WalOptions {
             let reason =
                 format!("{} is more than a batch can hold ({})", self.buffer_bytes, limits::BATCH_BYTES_MAX);
             return Err(PersistenceError::invalid_config("buffer_bytes", reason));
+        }
+        let in_flight = 1..=limits::BATCH_BYTES_MAX / 2;
+        if !in_flight.contains(&self.in_flight_bytes_max) {
+            let reason =
+                format!("{} is not between 1 and {}", self.in_flight_bytes_max, limits::BATCH_BYTES_MAX / 2);
+            return Err(PersistenceError::invalid_config("in_flight_bytes_max", reason));
+        }
+        if self.pipeline_depth == Some(0) {
+            return Err(PersistenceError::invalid_config("pipeline_depth", "0 commits commit nothing"));
         }
         if self.id_floor >= limits::ENTRY_ID_MAX {
             return Err(PersistenceError::invalid_config("id_floor", "no id is left above it"));

@@ -256,14 +256,26 @@ fn durable_appends_on_a_file_system_come_back_and_recycling_reuses_files() {
     };
     let mut wal = WalWriter::<(), FsDirectory>::open_with(Arc::clone(&directory), options).expect("opens");
     let maintenance = WalMaintenance::new(Arc::clone(&directory));
+    let mut salts = std::collections::BTreeSet::new();
+    let (mut recycled, mut spares_before) = (false, 0);
+    let salt = |directory: &Arc<FsDirectory>, id| match catalogue::look(directory.as_ref(), id) {
+        Ok(found) => found.header().expect("a header").0.salt,
+        Err(error) => panic!("{error}"),
+    };
     for index in 1..=200u64 {
         assert_eq!(wal.append_bytes_durable(&index.to_le_bytes().repeat(20)).expect("commits"), index);
         assert_eq!(wal.durable_entry_id(), index);
         if index % 50 == 0 {
             maintenance.truncate_to_recycle(index - 20, 2).expect("truncates");
         }
+        let spares = catalogue::list_names(directory.as_ref()).expect("lists").1.len();
+        recycled |= spares < std::mem::replace(&mut spares_before, spares);
+        salts.insert((wal.current_segment_id(), salt(&directory, wal.current_segment_id())));
     }
     drop(wal);
+    // A stale frame of an earlier use must not check out in a later one.
+    let different: std::collections::BTreeSet<u64> = salts.iter().map(|(_, salt)| *salt).collect();
+    assert!(recycled && salts.len() > 4 && different.len() == salts.len(), "{salts:x?}");
     let reader = WalReader::<(), FsDirectory>::new(Arc::clone(&directory));
     let (first, last) = reader.entry_range(WalReplayMode::Strict).expect("reads").expect("entries");
     assert!(first > 100 && first <= 180 && last == 200, "{first} {last}");

@@ -11,6 +11,7 @@ use super::walk::{self, Requirements};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
 use crate::framing::FrameReader;
+use crate::planted;
 use crate::storage::Directory;
 use std::sync::Arc;
 
@@ -40,8 +41,8 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
         Self { directory }
     }
 
-    /// The segments of the log and their entries. Only the newest segment's frames are read, to learn where
-    /// it ends; a torn tail there is an error.
+    /// The segments of the log and their entries. Only what tells where the log ends is read: at most the
+    /// newest segment's frames; a torn tail there is an error.
     pub fn segment_ranges_strict(&self) -> PersistenceResult<Vec<WalSegmentRange>> {
         self.segment_ranges(WalReplayMode::Strict)
     }
@@ -89,7 +90,15 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
         let mut removed = 0;
         let covered = ranges(&chain, u64::MAX);
         let covered = &covered[..self.removable(&chain)?];
-        for range in covered.iter().take_while(|range| range.end_entry_id <= last_entry_id) {
+        let one_more = |range: &WalSegmentRange| {
+            planted::on("trim_one_segment_too_many") && range.start_entry_id <= last_entry_id
+        };
+        let goes = |range: &&WalSegmentRange| range.end_entry_id <= last_entry_id || one_more(range);
+        let mut going: Vec<_> = covered.iter().take_while(goes).collect();
+        if planted::on("trim_newest_first") {
+            going.reverse();
+        }
+        for range in going {
             if let Some(observer) = observer {
                 observer.on_before_truncate(range.segment_id, range.end_entry_id)?;
             }
@@ -113,7 +122,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
     fn removable(&self, chain: &Chain) -> PersistenceResult<usize> {
         let Some(newest) = chain.segments.last() else { return Ok(0) };
         let before = chain.segments.len() - 1;
-        if self.directory.as_durable().is_none() {
+        if self.directory.as_durable().is_none() || planted::on("trim_before_newest_is_durable") {
             return Ok(before);
         }
         let file = self.directory.open_at(&newest.path)?;
@@ -141,6 +150,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
 
     fn delete(&self, path: &str) -> PersistenceResult<()> {
         let result = match self.directory.as_durable() {
+            Some(_) if planted::on("trim_without_directory_sync") => self.directory.delete(path),
             Some(durable) => durable.delete_durable(path),
             None => self.directory.delete(path),
         };

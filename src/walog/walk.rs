@@ -9,6 +9,7 @@ use crate::formats::header::Header;
 use crate::formats::scan::{self, OutsideAttestation, ScanEnd, Verdict};
 use crate::framing::{FrameReader, Region};
 use crate::limits::READER_FILES_OPEN_MAX;
+use crate::planted;
 use crate::storage::{Directory, ReadAt};
 use std::collections::VecDeque;
 
@@ -91,13 +92,16 @@ pub fn walk<D: Directory + ?Sized>(
     walk.conclude()
 }
 
-/// Reads only what tells where the log ends: the newest segment, and older ones as far as nothing attests
-/// them.
+/// Reads only what tells where the log ends: the last block of a log that was closed; else the newest
+/// segment, and older ones as far as nothing attests them.
 pub fn find_end<D: Directory + ?Sized>(
     directory: &D,
     chain: &Chain,
     requirements: &Requirements,
 ) -> PersistenceResult<LogEnd> {
+    if let Some(end) = super::closed::closed_end(directory, chain, requirements)? {
+        return Ok(end);
+    }
     let mut start = chain.segments.len().saturating_sub(1);
     while start > 0
         && chain.segments[start].durable_entry_id < chain.segments[start].opening.predecessor_last_entry_id
@@ -181,7 +185,11 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             last_segment: Some(LastSegment {
                 id: segment.id,
                 salt: segment.header.salt,
-                end_offset: end.content_offset,
+                end_offset: if planted::on("end_offset_behind_seal") {
+                    end.offset
+                } else {
+                    end.content_offset
+                },
             }),
             unproven: self.unproven(attested_entry_id),
             attested_entry_id,
@@ -270,7 +278,9 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
                 strongest = Some(OutsideAttestation { entry_id, proof });
             }
         };
-        if let Some((entry_id, path)) = &self.requirements.least_end {
+        if let Some((entry_id, path)) =
+            self.requirements.least_end.as_ref().filter(|_| !planted::on("ignore_what_checkpoint_needs"))
+        {
             raise(*entry_id, Proof::RequiredByCheckpoint { entry_id: *entry_id, path: path.clone() });
         }
         let later = self.scanned.last().map_or(self.chain.segments.len(), |(index, _)| index + 1);
@@ -314,7 +324,8 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         let Some(seal) = end.seal.filter(|seal| is_newest && seal.reason == SealReason::Rotation) else {
             return Ok(());
         };
-        if self.chain.knows(seal.successor_id, seal.successor_salt) {
+        if self.chain.knows(seal.successor_id, seal.successor_salt) || planted::on("ignore_missing_successor")
+        {
             return Ok(());
         }
         // A live writer may have gone on since the log was listed.
@@ -340,8 +351,10 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         let newest = self.scanned.len().saturating_sub(1);
         let open = self.scanned.iter().enumerate().filter(|(position, (_, end))| {
             // The newest may be no more than an opening, on which the next segment will rest.
-            *position == newest || end.last_entry_id().unwrap_or(0) > attested_entry_id
+            (*position == newest && !planted::on("unproven_forgets_newest"))
+                || end.last_entry_id().unwrap_or(0) > attested_entry_id
         });
+        let open = open.filter(|(position, _)| *position == newest || !planted::on("unproven_only_newest"));
         open.filter_map(|(_, (index, end))| {
             let path = self.chain.segments[*index].path.clone();
             end.unproven_offset.map(|from| Region { path, from, to: end.offset })

@@ -359,6 +359,9 @@ fn truncation_keeps_what_carries_the_ids_and_readers_go_on() {
         };
         let summary = reader.replay_bytes_from(1, WalReplayMode::Strict, visit).expect("not disturbed");
         assert_eq!(summary.entries, 60, "{kind:?}");
+        let left = maintenance.segment_ranges_strict().expect("ranges");
+        let needed: Vec<_> = ranges.into_iter().filter(|range| range.end_entry_id > 40).collect();
+        assert_eq!(left, needed, "{kind:?}: exactly what holds nothing behind entry 40 is gone");
         maintenance.truncate_prefix(u64::MAX).expect("truncates");
         assert_eq!(
             WalWriter::<()>::open(Arc::clone(directory)).expect("opens").next_entry_id(),

@@ -2,12 +2,15 @@
 
 use crate::decoder::Random;
 use crate::fixtures::{Files, committed, in_memory};
-use crate::properties::{check_checkpoint, check_record_log, check_scanner, check_segments, mend, targets};
+use crate::properties::{
+    check_checkpoint, check_record_log, check_scanner, check_segments, check_segments_in, mend, targets,
+};
 use durability::MemoryDirectory;
 use durability::formats::header::FileKind;
 use durability::formats::scan::KnownEnd;
 use durability::recordlog::{RecordLogOptions, RecordLogReadMode, RecordLogReader, RecordLogWriter};
 use durability::storage::FlushPolicy;
+use durability::testing::sim::SimDisk;
 use std::sync::Arc;
 
 fn records(directory: &Arc<MemoryDirectory>, mode: RecordLogReadMode) -> Vec<Vec<u8>> {
@@ -128,6 +131,7 @@ fn try_one(seed: u64, fixtures: &[Files], others: &[Vec<u8>]) {
                 segments.truncate(1);
             }
             check_segments(&segments);
+            check_segments_in(Arc::new(SimDisk::new(seed)), &segments);
         }
     }
 }

@@ -9,6 +9,7 @@
 mod conformance;
 mod damage;
 mod decoder;
+mod faults;
 mod fixtures;
 mod format_doc;
 mod full_disk;
@@ -20,4 +21,6 @@ mod poison;
 mod power_cut;
 mod properties;
 mod support;
+mod tickets;
 mod tidy;
+mod unreadable;

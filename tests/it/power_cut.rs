@@ -10,12 +10,13 @@ use durability::recordlog::{RecordLogReadMode, RecordLogWriter};
 use durability::recover::{RecoveryOptions, recover_with_wal};
 use durability::storage::FlushPolicy;
 use durability::testing::sim::{SimDisk, SimOptions, SimReport, check_crashes};
+use durability::walog::{SyncWalWriter, WalObserver};
 use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 type Wal = WalWriter<(), SimDisk>;
 
-fn seeds(default: u64) -> Vec<u64> {
+pub(super) fn seeds(default: u64) -> Vec<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("DURABILITY_SEED") {
         Some(seed) => vec![seed],
@@ -36,7 +37,7 @@ impl Random {
 }
 
 /// The payload of an entry: its length and bytes follow from its id; some are all zeros.
-fn payload(entry_id: u64) -> Vec<u8> {
+pub(super) fn payload(entry_id: u64) -> Vec<u8> {
     let mut random = Random(entry_id);
     let bytes = [0, 1, 40, 300, 700, 1600][random.below(6) as usize];
     let value = if random.below(3) == 0 { 0 } else { entry_id as u8 };
@@ -139,7 +140,7 @@ fn reopen(disk: &SimDisk) -> durability::PersistenceResult<Wal> {
 }
 
 /// The contract for one image: it can be read, opened, continued, and read again.
-fn check(image: &SimDisk, marks: &[u64]) -> Result<(), String> {
+pub(super) fn check(image: &SimDisk, marks: &[u64]) -> Result<(), String> {
     let last = read(image, marks, WalReplayMode::BestEffortTail)?;
     let mut wal =
         Wal::open(Arc::new(image.clone())).map_err(|error| format!("the log does not open: {error}"))?;
@@ -157,7 +158,7 @@ fn check(image: &SimDisk, marks: &[u64]) -> Result<(), String> {
     if again == id { Ok(()) } else { Err(format!("{again} entries after {id} were acknowledged")) }
 }
 
-fn campaign(name: &str, seeds: Vec<u64>, mut one: impl FnMut(u64) -> SimReport) {
+pub(super) fn campaign(name: &str, seeds: Vec<u64>, mut one: impl FnMut(u64) -> SimReport) {
     let mut total = SimReport::default();
     for seed in seeds {
         let report = one(seed);
@@ -171,7 +172,10 @@ fn campaign(name: &str, seeds: Vec<u64>, mut one: impl FnMut(u64) -> SimReport) 
     );
 }
 
-fn must(result: Result<SimReport, Box<durability::testing::sim::SimFailure>>, run_seed: u64) -> SimReport {
+pub(super) fn must(
+    result: Result<SimReport, Box<durability::testing::sim::SimFailure>>,
+    run_seed: u64,
+) -> SimReport {
     result.unwrap_or_else(|failure| panic!("run seed {run_seed} (DURABILITY_SEED={run_seed}): {failure}"))
 }
 
@@ -290,6 +294,51 @@ fn syncs_that_fail_again_and_again_lose_nothing_that_was_promised() {
     });
 }
 
+/// Appends one more entry whenever a commit has become durable, as another thread might while the leader is
+/// at work.
+struct AppendsBehindTheLeader(Mutex<Option<SyncWalWriter<(), SimDisk>>>);
+
+impl WalObserver for AppendsBehindTheLeader {
+    fn on_sync(&self, entry_id: u64) {
+        if let Some(wal) = self.0.lock().expect("no panic").as_ref().filter(|_| entry_id % 2 == 0) {
+            wal.append_bytes(&payload(wal.last_entry_id() + 1)).expect("appends");
+        }
+    }
+}
+
+#[test]
+fn no_power_cut_loses_what_a_shared_log_acknowledged() {
+    campaign("shared wal", seeds(12), |seed| {
+        let disk = SimDisk::new(seed);
+        let mut random = Random(seed);
+        let options = WalOptions { flush_policy: FlushPolicy::Manual, ..options(&mut random) };
+        let mut single = Wal::open_with(Arc::new(disk.clone()), options).expect("opens");
+        let behind = Arc::new(AppendsBehindTheLeader(Mutex::default()));
+        single.set_observer(Arc::clone(&behind) as Arc<dyn WalObserver>);
+        let wal = SyncWalWriter::from_writer(single).expect("shares");
+        *behind.0.lock().expect("no panic") = Some(wal.clone());
+        for _ in 0..20 {
+            let next = wal.last_entry_id() + 1;
+            match random.below(6) {
+                0 => assert_eq!(wal.append_bytes(&payload(next)).expect("appends"), next),
+                1 => drop(wal.append_batch_bytes(&[payload(next), payload(next + 1)]).expect("appends")),
+                2 => wal.flush().expect("flushes"),
+                3 => {
+                    wal.flush_and_sync().expect("syncs");
+                    disk.mark(next - 1);
+                }
+                _ => disk.mark(wal.append_bytes_durable(&payload(next)).expect("commits")),
+            }
+            disk.mark(wal.durable_entry_id());
+        }
+        // The observer's handle goes first, or the log would never be dropped.
+        drop(behind.0.lock().expect("no panic").take());
+        drop(wal);
+        let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
+        must(check_crashes(&disk, &options, check), seed)
+    });
+}
+
 #[cfg(feature = "postcard")]
 #[test]
 fn no_power_cut_during_publishing_loses_a_state() {
@@ -304,9 +353,14 @@ fn no_power_cut_during_publishing_loses_a_state() {
         for _ in 0..18 {
             let number = random.below(1000);
             sum += number;
-            wal.append_durable(&number).expect("commits");
-            // An entry and the sum that a state through it has.
-            disk.mark(wal.last_entry_id() << 32 | sum);
+            if random.below(3) == 0 {
+                // Publishing has to make it durable before the checkpoint is.
+                wal.append(&number).expect("appends");
+            } else {
+                wal.append_durable(&number).expect("commits");
+                // An entry and the sum that a state through it has.
+                disk.mark(wal.last_entry_id() << 32 | sum);
+            }
             if random.below(4) == 0 {
                 let last = wal.last_entry_id();
                 let published =
@@ -369,37 +423,69 @@ fn no_power_cut_loses_an_acknowledged_record() {
         }
         drop(log);
         let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
-        let result = check_crashes(&disk, &options, |image, marks| {
-            let acknowledged = marks.iter().max().copied().unwrap_or(0);
-            let directory = Arc::new(image.clone());
-            let read = |mode| match RecordLogReader::new(Arc::clone(&directory), "records").read_all(mode) {
-                Ok(records) => Ok(records),
-                Err(error) if error.is_not_found() && acknowledged == 0 => Ok(Vec::new()),
-                Err(error) => Err(format!("refused: {error}")),
-            };
-            let records = read(RecordLogReadMode::BestEffort)?;
-            let right =
-                records.iter().enumerate().all(|(index, record)| record.payload == payload(index as u64 + 1));
-            if !right || (records.len() as u64) < acknowledged {
-                return Err(format!(
-                    "{} records, right: {right}, acknowledged {acknowledged}",
-                    records.len()
-                ));
+        must(check_crashes(&disk, &options, check_records), seed)
+    });
+}
+
+/// The contract of a record log for one image: read, continued, and read again.
+pub(super) fn check_records(image: &SimDisk, marks: &[u64]) -> Result<(), String> {
+    let acknowledged = marks.iter().max().copied().unwrap_or(0);
+    let directory = Arc::new(image.clone());
+    let read = |mode| match RecordLogReader::new(Arc::clone(&directory), "records").read_all(mode) {
+        Ok(records) => Ok(records),
+        Err(error) if error.is_not_found() && acknowledged == 0 => Ok(Vec::new()),
+        Err(error) => Err(format!("refused: {error}")),
+    };
+    let records = read(RecordLogReadMode::BestEffort)?;
+    let right = records.iter().enumerate().all(|(index, record)| record.payload == payload(index as u64 + 1));
+    if !right || (records.len() as u64) < acknowledged {
+        return Err(format!("{} records, right: {right}, acknowledged {acknowledged}", records.len()));
+    }
+    let mut log = RecordLogWriter::new(Arc::clone(&directory), "records");
+    log.append_bytes(&payload(records.len() as u64 + 1)).map_err(|error| error.to_string())?;
+    log.flush_and_sync().map_err(|error| error.to_string())?;
+    drop(log);
+    let again = read(RecordLogReadMode::Strict)?;
+    let right = again.iter().enumerate().all(|(index, record)| record.payload == payload(index as u64 + 1));
+    if right && again.len() == records.len() + 1 {
+        Ok(())
+    } else {
+        Err(format!("{} records after {} and one more", again.len(), records.len()))
+    }
+}
+
+#[test]
+fn a_record_log_whose_syncs_fail_loses_nothing_that_was_promised() {
+    campaign("record log, failing syncs", seeds(20), |seed| {
+        let mut disk = SimDisk::new(seed);
+        let mut random = Random(seed);
+        let mut total = SimReport::default();
+        for _ in 0..4 {
+            let from_operation = disk.operations();
+            let mut log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+            if log.open().is_ok() {
+                disk.mark(log.record_count());
             }
-            let mut log = RecordLogWriter::new(Arc::clone(&directory), "records");
-            log.append_bytes(&payload(records.len() as u64 + 1)).map_err(|error| error.to_string())?;
-            log.flush_and_sync().map_err(|error| error.to_string())?;
+            disk.fail_sync_after(random.below(5));
+            for _ in 0..random.below(5) {
+                let appended = log.append_bytes(&payload(log.record_count() + 1));
+                if appended.is_err() || (random.below(2) == 0 && log.flush().is_err()) {
+                    break;
+                }
+                match random.below(2) {
+                    0 if log.flush_and_sync().is_ok() => disk.mark(log.record_count()),
+                    _ => {}
+                }
+            }
+            // Closed or dropped: both seal, and the seal's own sync may be the one that fails.
             drop(log);
-            let again = read(RecordLogReadMode::Strict)?;
-            let right =
-                again.iter().enumerate().all(|(index, record)| record.payload == payload(index as u64 + 1));
-            if right && again.len() == records.len() + 1 {
-                Ok(())
-            } else {
-                Err(format!("{} records after {} and one more", again.len(), records.len()))
-            }
-        });
-        must(result, seed)
+            let options = SimOptions { seed, from_operation, images_per_point: 4, ..SimOptions::default() };
+            let report = must(check_crashes(&disk, &options, check_records), seed);
+            total.points += report.points;
+            total.images += report.images;
+            disk = disk.after_kill();
+        }
+        total
     });
 }
 

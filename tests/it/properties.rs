@@ -67,11 +67,11 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-fn put(directory: &MemoryDirectory, path: &str, bytes: &[u8]) {
+fn put<D: Directory>(directory: &D, path: &str, bytes: &[u8]) {
     directory.create_file(path).expect("creates").write_all(bytes).expect("writes");
 }
 
-fn contents(directory: &MemoryDirectory, path: &str) -> Vec<u8> {
+fn contents<D: Directory>(directory: &D, path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     directory.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
     bytes
@@ -80,13 +80,13 @@ fn contents(directory: &MemoryDirectory, path: &str) -> Vec<u8> {
 type Entries = BTreeMap<u64, Vec<u8>>;
 
 /// Entries that were handed out, and how the replay ended.
-fn replay(
-    directory: &Arc<MemoryDirectory>,
+fn replay<D: Directory>(
+    directory: &Arc<D>,
     from: u64,
     mode: WalReplayMode,
 ) -> (Entries, PersistenceResult<LogEnd>) {
     let mut entries = Entries::new();
-    let reader = WalReader::<(), MemoryDirectory>::new(Arc::clone(directory));
+    let reader = WalReader::<(), D>::new(Arc::clone(directory));
     let result = reader.replay_bytes_from(from, mode, |id, payload| {
         let before = entries.insert(id, payload.to_vec());
         assert!(before.is_none() && *entries.keys().next_back().expect("one") == id, "ids rise");
@@ -101,14 +101,18 @@ fn replay(
 
 /// A `wal/` directory with these segments: reading, maintenance, continuing it.
 pub fn check_segments(segments: &[(u64, Vec<u8>)]) {
-    let directory = MemoryDirectory::arc();
+    check_segments_in(MemoryDirectory::arc(), segments);
+}
+
+/// The same in an empty directory; on a durable one a closed log is opened by its last block.
+pub fn check_segments_in<D: Directory>(directory: Arc<D>, segments: &[(u64, Vec<u8>)]) {
     directory.create_dir_all("wal").expect("makes the folder");
     for (id, bytes) in segments {
-        put(&directory, &format!("wal/wal_{id}.log"), bytes);
+        put(directory.as_ref(), &format!("wal/wal_{id}.log"), bytes);
     }
     let before: Vec<_> =
-        segments.iter().map(|(id, _)| contents(&directory, &format!("wal/wal_{id}.log"))).collect();
-    let reader = WalReader::<(), MemoryDirectory>::new(Arc::clone(&directory));
+        segments.iter().map(|(id, _)| contents(directory.as_ref(), &format!("wal/wal_{id}.log"))).collect();
+    let reader = WalReader::<(), D>::new(Arc::clone(&directory));
     let range = reader.entry_range(WalReplayMode::BestEffortTail);
     let first = match &range {
         Ok(Some((first, _))) => *first,
@@ -121,7 +125,7 @@ pub fn check_segments(segments: &[(u64, Vec<u8>)]) {
         let best = best.as_ref().expect("what is clean is accepted");
         assert_eq!(best.last_entry_id, end.last_entry_id);
     }
-    let maintenance = WalMaintenance::<MemoryDirectory>::new(Arc::clone(&directory));
+    let maintenance = WalMaintenance::<D>::new(Arc::clone(&directory));
     let ranges = maintenance.segment_ranges(WalReplayMode::BestEffortTail);
     assert!(best.is_err() || ranges.is_ok(), "replay {best:?}, maintenance {ranges:?}");
     assert!(range.is_ok() == ranges.is_ok(), "{range:?} {ranges:?}");
@@ -134,10 +138,10 @@ pub fn check_segments(segments: &[(u64, Vec<u8>)]) {
         environment: Arc::new(SeededEnvironment::new(0x5eed)),
         ..WalOptions::default()
     };
-    let opened = WalWriter::<(), MemoryDirectory>::open_with(Arc::clone(&directory), options);
+    let opened = WalWriter::<(), D>::open_with(Arc::clone(&directory), options);
     assert!(best.is_err() || opened.is_ok(), "replay {best:?}, open {opened:?}");
     let mut added = Entries::new();
-    // Opening reads only what nothing attests: damage in an older segment it may not see, and replay does.
+    // Opening reads only what nothing attests: damage elsewhere it may not see, and replay does.
     let mut same_end = true;
     if let Ok(mut wal) = opened {
         if let (Ok(end), Some(found)) = (&best, wal.recovered()) {
@@ -156,7 +160,10 @@ pub fn check_segments(segments: &[(u64, Vec<u8>)]) {
     for ((id, _), before) in segments.iter().zip(&before) {
         // Only a file that was prepared and never started may go.
         if directory.exists(&format!("wal/wal_{id}.log")) {
-            assert!(contents(&directory, &format!("wal/wal_{id}.log")) == *before, "segment {id} was edited");
+            assert!(
+                contents(directory.as_ref(), &format!("wal/wal_{id}.log")) == *before,
+                "segment {id} was edited"
+            );
         }
     }
     let (after, again) = replay(&directory, first, WalReplayMode::Strict);
@@ -176,7 +183,7 @@ pub fn check_segments(segments: &[(u64, Vec<u8>)]) {
 /// A record log: reading it and continuing it.
 pub fn check_record_log(bytes: &[u8]) {
     let directory = MemoryDirectory::arc();
-    put(&directory, "log", bytes);
+    put(directory.as_ref(), "log", bytes);
     let read = |mode: RecordLogReadMode| {
         let mut records = Vec::new();
         let reader = RecordLogReader::<MemoryDirectory>::new(Arc::clone(&directory), "log");
@@ -206,7 +213,7 @@ pub fn check_record_log(bytes: &[u8]) {
         assert!(round == 0 || opened.is_ok() || bytes.len() % 512 != 0, "opening again: {opened:?}");
         if opened.is_err() {
             drop(log);
-            assert!(round > 0 || contents(&directory, "log") == bytes, "a refused log was edited");
+            assert!(round > 0 || contents(directory.as_ref(), "log") == bytes, "a refused log was edited");
             return;
         }
         if log.append_bytes(&[round; 700]).is_ok() {
@@ -223,7 +230,7 @@ pub fn check_record_log(bytes: &[u8]) {
 /// A checkpoint: read whole, read in small steps, and only checked.
 pub fn check_checkpoint(bytes: &[u8]) {
     let directory = MemoryDirectory::arc();
-    put(&directory, "state", bytes);
+    put(directory.as_ref(), "state", bytes);
     let files = CheckpointFile::<MemoryDirectory>::new(Arc::clone(&directory));
     let whole = files.read_bytes("state");
     let Ok(mut reader) = files.reader("state") else {

@@ -16,6 +16,7 @@ use std::path::Path;
 const FLOORS: &[(&str, u8)] = &[
     ("error", 0),
     ("limits", 0),
+    ("planted", 0),
     ("formats", 1),
     ("codec", 1),
     ("storage", 2),
@@ -29,7 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
 
 /// Side wings and the rooms that they may name; `None` is every room.
 const WINGS: &[(&str, Option<&[&str]>)] =
-    &[("backends", Some(&["error", "limits", "storage"])), ("testing", None)];
+    &[("backends", Some(&["error", "limits", "planted", "storage"])), ("testing", None)];
 
 /// File, room that it names against the rule, reason.
 const FLOOR_EXCEPTIONS: &[(&str, &str, &str)] = &[
@@ -48,15 +49,20 @@ const SAFETY_LINES: usize = 6;
 
 const FILE_LINES_MAX: usize = 600;
 /// File, its own bound, reason.
-const FILE_LINES_EXCEPTIONS: &[(&str, usize, &str)] =
-    &[("src/formats/scan.rs", 700, "the scanner's evidence rules stand beside the walk that collects it")];
+const FILE_LINES_EXCEPTIONS: &[(&str, usize, &str)] = &[
+    ("src/formats/scan.rs", 700, "the scanner's evidence rules stand beside the walk that collects it"),
+    ("src/walog/appender.rs", 620, "bugs are planted where they would be made, a line or two for each"),
+];
 
 const FUNCTION_LINES_MAX: usize = 70;
 /// File, function, its own bound, reason.
 const FUNCTION_LINES_EXCEPTIONS: &[(&str, &str, usize, &str)] = &[];
 
-/// File that starts threads, the option that asks for them.
-const THREAD_EXCEPTIONS: &[(&str, &str)] = &[];
+/// File that starts threads, what asks for them.
+const THREAD_EXCEPTIONS: &[(&str, &str)] = &[(
+    "src/walog/committer/tickets.rs",
+    "the first ticket (`SyncWalWriter::submit_bytes`) starts the log's thread",
+)];
 
 /// Unfinished work: macros, and words in comments.
 const UNFINISHED_MACROS: &[&str] = &["todo", "unimplemented", "dbg"];

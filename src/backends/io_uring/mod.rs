@@ -49,6 +49,7 @@ pub use probe::probe;
 use crate::backends::BackendOptions;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits::{BUFFER_ALIGNMENT, COMMITS_IN_FLIGHT_DEFAULT, COMMITS_IN_FLIGHT_MAX};
+use crate::planted;
 use crate::storage::{
     CommitFile, CommitStrategy, Directory, DirectoryLock, DurableDirectory, FileOptions, FsDirectory, ReadAt,
 };
@@ -316,7 +317,11 @@ impl DurableDirectory for UringDirectory {
     }
 
     fn delete_durable(&self, path: &str) -> PersistenceResult<()> {
-        self.files.delete_durable(path)
+        if planted::on("ring_skips_directory_sync") {
+            self.files.delete(path)
+        } else {
+            self.files.delete_durable(path)
+        }
     }
 
     fn durable_sync_file(&self, path: &str) -> PersistenceResult<()> {

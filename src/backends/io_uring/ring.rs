@@ -30,6 +30,7 @@
 
 use super::chain::{Chain, Failure, Part, Step, Unit};
 use super::pool::Pool;
+use crate::planted;
 use crate::storage::CommitBuffer;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -183,7 +184,7 @@ pub(super) struct Shape {
 impl Shape {
     /// Whether a number of requests is one that cuts a pair in two.
     pub fn is_split(&self, requests: usize) -> bool {
-        requests % self.width != 0
+        requests % self.width != 0 && !planted::on("ignore_split_pair")
     }
 }
 
@@ -368,6 +369,11 @@ impl<'a, M, S> Locked<'a, M, S> {
         // as many completions as the unit has requests. Where that never happens the slots are not freed:
         // `drop` waits, or aborts. (file) `self.file` is closed only after that, too.
         let pushed = unsafe { self.ring.uring.submission_shared().push_multiple(&unit[..self.shape.width]) };
+        if let (true, Some(request)) = (planted::on("free_buffer_early"), &mut inside.slots[slot]) {
+            // Freed here, and soon the memory of somebody else, who writes into it.
+            let kept = CommitBuffer::from_slice(&request.buffer);
+            std::mem::replace(&mut request.buffer, kept).fill(0xdd);
+        }
         if pushed.is_err() {
             abort("a submission queue with room for every slot is full");
         }
@@ -386,7 +392,9 @@ fn entries<M>(request: &Request<M>, file: Fd) -> (Entry, Entry) {
     let no_op = opcode::Nop::new().build();
     match request.chain.unit() {
         Unit::Write { dsync: false } => (write.build(), no_op),
+        Unit::Write { dsync: true } if planted::on("drop_dsync_flag") => (write.build(), no_op),
         Unit::Write { dsync: true } => (write.rw_flags(libc::RWF_DSYNC as _).build(), no_op),
+        Unit::WriteAndSync if planted::on("drop_link_flag") => (write.build(), sync),
         Unit::WriteAndSync => (write.build().flags(Flags::IO_LINK), sync),
         Unit::Sync => (sync, no_op),
     }
@@ -447,7 +455,7 @@ impl<M, S> Attached<M, S> {
 
 impl<M, S> Drop for Attached<M, S> {
     fn drop(&mut self) {
-        if !self.ring.belongs_to_this_process() {
+        if !self.ring.belongs_to_this_process() || planted::on("skip_drain") {
             // The child of a fork: the ring's memory is not mapped here, and its requests are the parent's.
             // Leaking the ring leaves both alone.
             return;
@@ -475,4 +483,49 @@ impl<M, S> Drop for Attached<M, S> {
 fn abort(why: &str) -> ! {
     eprintln!("durability: {why}; aborting");
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::Goal;
+    use super::*;
+
+    /// What the kernel would read of a request: operation, flags, offset in the file, bytes, and the flags of
+    /// the operation itself.
+    fn asked(entry: Entry) -> (u8, u8, u64, u32, u32) {
+        const { assert!(size_of::<Entry>() == 64) };
+        // SAFETY: an entry is a plain struct of integers, `io_uring_sqe`, of that size and without padding.
+        let bytes: [u8; 64] = unsafe { std::mem::transmute(entry) };
+        let four = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let offset = u64::from_ne_bytes(std::array::from_fn(|index| bytes[8 + index]));
+        (bytes[0], bytes[1], offset, four(24), four(28))
+    }
+
+    #[test]
+    fn every_unit_asks_for_what_it_is_named_for() {
+        const WRITE: u8 = opcode::Write::CODE;
+        const FSYNC: u8 = opcode::Fsync::CODE;
+        const NOP: u8 = opcode::Nop::CODE;
+        let (link, dsync, datasync) = (Flags::IO_LINK.bits(), libc::RWF_DSYNC as u32, 1);
+        let no_op = (NOP, 0, 0, 0, 0);
+        let sync = |full: bool| (FSYNC, 0, 0, 0, if full { 0 } else { datasync });
+        let write = |flags, how| (WRITE, flags, 8192, 512, how);
+        for full_sync in [false, true] {
+            for (goal, bytes, width, first, second) in [
+                (Goal::Written, 512, 1, write(0, 0), no_op),
+                (Goal::Written, 512, 2, write(0, 0), no_op),
+                (Goal::WrittenThenSynced, 512, 1, write(0, 0), no_op),
+                (Goal::Dsync, 512, 1, write(0, dsync), no_op),
+                (Goal::LinkedSync, 512, 2, write(link, 0), sync(full_sync)),
+                (Goal::LinkedSync, 0, 2, sync(full_sync), no_op),
+                (Goal::Dsync, 0, 1, sync(full_sync), no_op),
+            ] {
+                let chain = Chain::new(goal, bytes, 512, 1 << 20, width);
+                let buffer = CommitBuffer::from_slice(&vec![0; bytes]);
+                let request = Request { buffer, buffer_start: 0, offset: 8192, chain, full_sync, meta: () };
+                let (one, two) = entries(&request, Fd(0));
+                assert_eq!((asked(one), asked(two)), (first, second), "{goal:?}, {bytes} bytes");
+            }
+        }
+    }
 }

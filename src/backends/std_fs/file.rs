@@ -9,6 +9,7 @@
 use crate::backends::check_extent;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits::ZERO_FILL_BYTES;
+use crate::planted;
 use crate::storage::{
     Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, FileOptions, Latch, ReadAt,
     Submitted, Wait,
@@ -88,11 +89,18 @@ fn zero_fill(file: &File, path: &str, Range { start: from, end: to }: Range<u64>
     let chunk = usize::try_from(to - from).map_or(ZERO_FILL_BYTES, |bytes| bytes.min(ZERO_FILL_BYTES));
     let zeros = vec![0; chunk];
     let mut offset = from;
+    if planted::on("reserve_and_not_write") {
+        file.set_len(to).map_err(|source| PersistenceError::io("set the size", path, Some(to), source))?;
+        offset = to;
+    }
     while offset < to {
         let count = usize::try_from(to - offset).map_or(chunk, |left| left.min(chunk));
         write_all_at(file, &zeros[..count], offset)
             .map_err(|(at, source)| PersistenceError::io("zero-fill", path, Some(at), source))?;
         offset += count as u64;
+    }
+    if planted::on("skip_zero_fill_sync") {
+        return Ok(());
     }
     file.sync_all().map_err(|source| PersistenceError::io("sync", path, None, source))
 }
@@ -246,6 +254,10 @@ impl StdFile {
         if commit.effect == Effect::Flushed {
             return Ok(());
         }
+        if planted::on("skip_fdatasync") {
+            return Ok(());
+        }
+        let with_size = with_size && !planted::on("size_is_no_metadata");
         let synced = if with_size { self.file.sync_all() } else { self.file.sync_data() };
         synced.map_err(|source| PersistenceError::io("sync", self.path.as_str(), None, source))
     }
@@ -326,10 +338,11 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> Result<(), (u
         match write_some_at(file, bytes, offset) {
             Ok(0) => return Err((offset, io::ErrorKind::WriteZero.into())),
             Ok(count) => {
-                bytes = &bytes[count..];
+                bytes = &bytes[if planted::on("ignore_short_pwrite") { bytes.len() } else { count }..];
                 offset += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if planted::on("full_disk_is_success") && error.raw_os_error() == Some(28) => break,
             Err(error) => return Err((offset, error)),
         }
     }

@@ -21,6 +21,7 @@ pub use file::StdFile;
 pub(crate) use sync::sync_parent_of_path;
 
 use crate::error::{PersistenceError, PersistenceResult};
+use crate::planted;
 use crate::storage::{
     CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt, path, temporary_path,
 };
@@ -127,6 +128,9 @@ impl FsDirectory {
 
     /// Whether the root is still the directory that was opened.
     fn check_root(&self, operation: &'static str) -> PersistenceResult<()> {
+        if planted::on("root_may_vanish") {
+            return Ok(());
+        }
         self.handle.check(&self.root).map_err(|source| self.root_gone(operation, source))
     }
 
@@ -182,7 +186,7 @@ impl FsDirectory {
         let (temporary, mut file) = self.create_temporary(path)?;
         let write = || -> io::Result<()> {
             file.write_all(data)?;
-            if durable {
+            if durable && !planted::on("skip_contents_sync") {
                 file.sync_all()?;
             }
             drop(file);
@@ -345,7 +349,11 @@ impl DurableDirectory for FsDirectory {
         self.atomic_rename(from, to)?;
         // The new name first: a power cut in between leaves both names, never none.
         self.sync_parent_dir(to)?;
-        if path::parent(from) == path::parent(to) { Ok(()) } else { self.sync_parent_dir(from) }
+        if path::parent(from) == path::parent(to) || planted::on("rename_syncs_one_parent") {
+            Ok(())
+        } else {
+            self.sync_parent_dir(from)
+        }
     }
 
     fn atomic_write_durable(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {

@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# Whether the tests have teeth: bugs are planted one at a time, and each must make the test fail that is
+# named for it.
+#
+#   scripts/teeth.sh                 all of them, and first the named tests without any: these must pass
+#   scripts/teeth.sh skip_fdatasync  only those that are named
+#
+# The bugs stand in the source as `planted::on("name")` (src/planted.rs). One build holds all of them; the
+# environment chooses. A test that could not run here (it says `SKIP`) counts as skipped, not as caught. One
+# that hangs or dies without a verdict counts as missed. Exit code 1 when a plant was missed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# plant | program | the test that must catch it
+plants() {
+    cat <<'TABLE'
+skip_fdatasync | lib | backends::fault_tests::a_durable_commit_asks_for_an_fdatasync_and_a_failure_closes_the_file
+skip_zero_fill_sync | lib | backends::fault_tests::zeros_and_a_new_size_are_synced_with_the_inode
+skip_contents_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first
+skip_directory_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first
+ignore_short_pwrite | lib | backends::fault_tests::a_write_that_ends_short_is_carried_on_and_is_no_success
+full_disk_is_success | lib | backends::fault_tests::a_full_disk_is_said_to_be_full
+full_disk_is_fatal | it | full_disk::a_full_disk_loses_nothing_and_the_same_writer_goes_on_when_space_is_freed
+lock_file_only | it | kill::a_successor_waits_until_a_killed_writers_direct_writes_have_landed
+acknowledge_on_write | lib | backends::io_uring::chain::tests::every_pair_of_answers_to_a_linked_pair_has_its_verdict_in_either_order
+ignore_short_write | lib | backends::io_uring::chain::tests::the_rest_of_a_short_write_follows_where_it_ended_and_is_synced_again
+ignore_ecanceled | lib | backends::io_uring::chain::tests::every_pair_of_answers_to_a_linked_pair_has_its_verdict_in_either_order
+retry_failed_ring_sync | lib | backends::io_uring::chain::tests::a_commit_of_no_bytes_is_one_sync_that_is_never_tried_again_after_an_error
+acknowledge_out_of_order | lib | backends::io_uring::overlap::tests::a_success_waits_for_every_sync_that_ran_beside_it_and_for_no_later_one
+free_buffer_early | lib | backends::io_uring::tests::commits_of_several_threads_in_flight_at_once_read_back_equal
+skip_drain | lib | backends::io_uring::tests::a_file_that_is_dropped_has_all_that_was_accepted_and_keeps_its_lock_until_then
+drop_dsync_flag | lib | backends::io_uring::ring::tests::every_unit_asks_for_what_it_is_named_for
+drop_link_flag | lib | backends::io_uring::ring::tests::every_unit_asks_for_what_it_is_named_for
+dsync_vouches_for_all | lib | backends::io_uring::tests::what_was_only_flushed_is_synced_by_the_next_durable_commit
+latch_never_trips | it | poison::every_operation_of_a_poisoned_writer_says_so_and_reopening_goes_on
+retry_failed_sync | it | poison::every_operation_of_a_poisoned_writer_says_so_and_reopening_goes_on
+watermark_of_flushed | it | power_cut::no_power_cut_loses_what_a_shared_log_acknowledged
+allow_parent_component | it | conformance::every_operation_refuses_paths_that_are_not_plain_relative_ones
+skip_segment_directory_sync | it | power_cut::no_power_cut_loses_or_invents_anything
+rotate_without_sync | it | power_cut::no_power_cut_loses_or_invents_anything
+skip_zeroing_spares | it | power_cut::no_power_cut_loses_or_invents_anything
+reuse_salt | lib | walog::tests::durable_appends_on_a_file_system_come_back_and_recycling_reuses_files
+trim_before_newest_is_durable | it | power_cut::no_power_cut_loses_or_invents_anything
+trim_one_segment_too_many | it | conformance::truncation_keeps_what_carries_the_ids_and_readers_go_on
+skip_write_again | it | power_cut::what_recovery_returned_after_a_failed_sync_survives_the_next_power_cut
+end_offset_behind_seal | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
+truncate_before_checkpoint | it | power_cut::no_power_cut_during_publishing_loses_a_state
+checkpoint_before_log | it | power_cut::no_power_cut_during_publishing_loses_a_state
+skip_checkpoint_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
+skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
+skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
+drop_seal_watermark | it | damage::a_seal_closes_the_window_of_the_last_commit
+skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
+ignore_attestation | it | damage::a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit
+size_is_no_metadata | lib | backends::fault_tests::zeros_and_a_new_size_are_synced_with_the_inode
+skip_root_directory_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first
+watermark_of_pending | it | power_cut::no_power_cut_loses_what_a_shared_log_acknowledged
+resume_in_place | it | power_cut::no_power_cut_during_recovery_loses_or_invents_anything
+ignore_missing_successor | it | damage::missing_swapped_copied_and_emptied_segments_are_named
+ignore_what_checkpoint_needs | lib | publish::tests::a_log_that_lost_what_a_checkpoint_needs_is_corruption_and_never_a_fresh_start
+record_log_rests_on_seal | it | power_cut::a_record_log_whose_syncs_fail_loses_nothing_that_was_promised
+skip_record_log_directory_sync | it | power_cut::no_power_cut_loses_an_acknowledged_record
+record_log_resumes_at_tear | it | power_cut::no_power_cut_loses_an_acknowledged_record
+error_is_absence | lib | recover::plan::tests::not_being_able_to_look_is_not_absence
+take_foreign_checkpoint | lib | recover::plan::tests::every_readable_candidate_meets_one_row
+keep_refused_entry | it | full_disk::a_full_disk_loses_nothing_and_the_same_writer_goes_on_when_space_is_freed
+ignore_known_end | lib | formats::scan::tests::a_known_end_hides_what_was_cut_and_misses_nothing_before_it
+trim_to_newest_checkpoint | lib | publish::tests::a_damaged_newest_checkpoint_falls_back_to_the_one_before
+frames_without_salt | lib | formats::frame::tests::a_header_checks_out_only_with_its_salt_at_its_place_unflipped
+reserve_and_not_write | lib | backends::std_fs::tests::zero_filled_blocks_are_written_not_only_reserved
+rename_syncs_one_parent | lib | backends::fault_tests::a_rename_between_directories_syncs_both
+ring_skips_directory_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first
+root_may_vanish | lib | backends::std_fs::tests::a_vanished_root_is_neither_empty_nor_made_again
+ignore_lock | it | conformance::a_second_writer_is_locked_out_until_the_first_is_gone
+impatient_lock | it | kill::a_successor_waits_until_a_killed_writers_direct_writes_have_landed
+lock_trusts_lost_name | lib | backends::std_fs::lock::os::a_lock_on_a_file_that_lost_its_name_does_not_count
+believe_overlapping_sync | lib | backends::io_uring::file::tests::of_two_syncs_that_overlap_the_first_success_is_told_when_the_other_has_ended_too
+believe_held_after_failure | lib | backends::io_uring::file::tests::a_success_that_overlaps_with_a_failed_sync_is_none
+ring_size_is_no_metadata | lib | backends::io_uring::file::tests::a_new_size_is_synced_with_the_inode
+ignore_split_pair | lib | backends::io_uring::tests::a_write_whose_sync_was_taken_up_apart_from_it_is_no_success
+skip_folder_sync | it | power_cut::no_power_cut_loses_or_invents_anything
+seal_attests_flushed | it | power_cut::no_power_cut_loses_or_invents_anything
+frame_attests_flushed | it | power_cut::no_power_cut_loses_or_invents_anything
+close_forgets_pending | it | power_cut::no_power_cut_loses_what_a_shared_log_acknowledged
+trim_newest_first | it | power_cut::no_power_cut_loses_or_invents_anything
+trim_without_directory_sync | it | power_cut::no_power_cut_loses_or_invents_anything
+unproven_forgets_newest | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
+unproven_only_newest | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
+opening_counts_as_proven | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
+forget_id_floor | lib | publish::tests::a_log_that_lost_what_a_checkpoint_needs_is_corruption_and_never_a_fresh_start
+skip_sweep | lib | publish::tests::what_a_crash_left_under_temporary_names_is_swept_and_nothing_else
+checkpoint_without_seal | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
+read_error_is_end | it | unreadable::a_read_that_fails_is_never_the_end_of_a_log
+strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
+fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
+trust_length | it | hostile::thousands_of_injured_fixtures_are_answered
+ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
+TABLE
+}
+
+seconds_max=120
+target="$PWD/target/teeth"
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+unset DURABILITY_SEED DURABILITY_SEEDS DURABILITY_PLANTED
+skip_log="${DURABILITY_SKIP_LOG:-/dev/null}"
+
+now() { date +%s.%N; }
+since() { awk -v from="$1" -v to="$(now)" 'BEGIN { printf "%.1f", to - from }'; }
+
+# What stands in the source and what stands in the table are the same.
+grep -rhoE 'planted::on\("[a-z_]+"\)' src --include='*.rs' --exclude=planted.rs | sed 's/.*("\(.*\)").*/\1/' | sort -u >"$scratch/source"
+plants | sed 's/ *|.*//' | sort -u >"$scratch/table"
+if ! diff "$scratch/source" "$scratch/table" >"$scratch/diff"; then
+    echo "planted in the source (<) and listed here (>) differ:"
+    cat "$scratch/diff"
+    exit 1
+fi
+
+began="$(now)"
+RUSTFLAGS="${RUSTFLAGS:-} --cfg durability_planted" CARGO_TARGET_DIR="$target" \
+    cargo test -p durability --lib --test it --no-run --message-format=json >"$scratch/build"
+executable() {
+    grep -F "\"kind\":[\"$1\"]" "$scratch/build" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+}
+lib="$(executable lib)"
+it="$(executable test)"
+echo "built in $(since "$began") s"
+
+# run PLANT PROGRAM TEST...: the verdict of the test program.
+run() {
+    local plant=$1 program=$2
+    shift 2
+    : >"$scratch/skips"
+    DURABILITY_PLANTED="$plant" DURABILITY_SKIP_LOG="$scratch/skips" RUST_BACKTRACE=0 \
+        timeout "$seconds_max" "${!program}" --exact "$@" >"$scratch/output" 2>&1
+}
+
+if [ "$#" -eq 0 ]; then
+    for program in lib it; do
+        began="$(now)"
+        mapfile -t tests < <(plants | sed 's/ *| */|/g' | awk -F'|' -v p="$program" '$2 == p { print $3 }' | sort -u)
+        if ! run "" "$program" "${tests[@]}" || ! grep -q "${#tests[@]} passed; 0 failed" "$scratch/output"; then
+            cat "$scratch/output"
+            echo "without a plant the named tests must pass"
+            exit 1
+        fi
+        echo "without a plant: ${#tests[@]} tests of \`$program\` pass in $(since "$began") s"
+    done
+fi
+
+missed=0 caught=0 skipped=0
+line() { printf '%-32s | %-108s | %-7s | %5s\n' "$@"; }
+line plant "test that must catch it" verdict "s"
+while IFS='|' read -r plant program test; do
+    if [ "$#" -gt 0 ] && [[ " $* " != *" $plant "* ]]; then
+        continue
+    fi
+    began="$(now)"
+    code=0
+    run "$plant" "$program" "$test" || code=$?
+    verdict=MISSED
+    if grep -q "^test result: FAILED. 0 passed; 1 failed" "$scratch/output"; then
+        verdict=caught
+        caught=$((caught + 1))
+    elif [ -s "$scratch/skips" ]; then
+        verdict=skipped
+        skipped=$((skipped + 1))
+        echo "SKIP: the plant $plant: $(sed -n 's/^SKIP: //p' "$scratch/skips" | head -1)" >>"$skip_log"
+    else
+        missed=$((missed + 1))
+        cp "$scratch/output" "$scratch/missed-$plant"
+    fi
+    line "$plant" "$test" "$verdict" "$(since "$began")"
+done < <(plants | sed 's/ *| */|/g')
+
+for output in "$scratch"/missed-*; do
+    [ -e "$output" ] || continue
+    echo "--- ${output##*/missed-}"
+    tail -15 "$output"
+done
+echo "planted bugs: $caught caught, $missed missed, $skipped skipped"
+[ "$missed" -eq 0 ]

@@ -1,0 +1,144 @@
+//! What opening a log does before there is a writer: the folder, the locks, the end of what is there.
+
+use super::appender::OpenMode;
+use super::catalogue::{self, Chain};
+use super::options::WalOptions;
+use super::walk::{self, LastSegment, LogEnd, Requirements};
+use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
+use crate::formats::frame::Opening;
+use crate::formats::names;
+use crate::framing::FrameReader;
+use crate::planted;
+use crate::storage::Directory;
+use std::time::Duration;
+
+pub(super) fn prepare_folder<D: Directory + ?Sized>(directory: &D, how: OpenMode) -> PersistenceResult<()> {
+    if directory.try_exists(names::WAL_DIRECTORY)? {
+        return Ok(());
+    }
+    if matches!(how, OpenMode::Existing { .. }) {
+        return Err(PersistenceError::NotFound { path: names::WAL_DIRECTORY.to_owned() });
+    }
+    match directory.as_durable() {
+        Some(durable) if !planted::on("skip_folder_sync") => {
+            durable.create_dir_all_durable(names::WAL_DIRECTORY)
+        }
+        _ => directory.create_dir_all(names::WAL_DIRECTORY),
+    }
+}
+
+/// Waits until no request of a killed predecessor is landing in any file of the log.
+pub(super) fn await_predecessor<D: Directory + ?Sized>(
+    directory: &D,
+    wait: Duration,
+) -> PersistenceResult<()> {
+    if planted::on("lock_file_only") {
+        return Ok(());
+    }
+    let (segments, spares) = catalogue::list_names(directory)?;
+    let segments = segments.into_iter().map(names::segment_path);
+    for path in segments.chain(spares.into_iter().map(names::spare_path)) {
+        directory.await_unlocked(&path, wait)?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_expectation(chain: &Chain, how: OpenMode) -> PersistenceResult<()> {
+    let exists = !chain.segments.is_empty();
+    match how {
+        OpenMode::New if exists || chain.highest_id > 0 => Err(PersistenceError::invalid_state(
+            "beginning a new log",
+            "segments exist already; open the log or resume it",
+        )),
+        OpenMode::Existing { .. } if !exists => {
+            Err(PersistenceError::NotFound { path: names::segment_path(chain.highest_id.max(1)) })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn find_end<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    options: &WalOptions,
+    known: Option<&LogEnd>,
+) -> PersistenceResult<LogEnd> {
+    let end = match known {
+        Some(known) => check_known(directory, chain, known)?,
+        None => {
+            let requirements = Requirements { id_floor: options.id_floor, ..Requirements::default() };
+            walk::find_end(directory, chain, &requirements)?
+        }
+    };
+    if end.last_entry_id < options.id_floor && !planted::on("forget_id_floor") {
+        // Ids never go back, and a log that ends before its checkpoint has lost something.
+        return Err(Corruption {
+            path: chain
+                .segments
+                .last()
+                .map_or_else(|| names::WAL_DIRECTORY.to_owned(), |last| last.path.clone()),
+            offset: end.last_segment.map_or(0, |last| last.end_offset),
+            entry_id: end.last_entry_id + 1,
+            check: Check::LogEnd { last_entry_id: end.last_entry_id, required_entry_id: options.id_floor },
+            proof: Proof::RequiredByCheckpoint {
+                entry_id: options.id_floor,
+                path: "the id floor".to_owned(),
+            },
+        }
+        .into());
+    }
+    Ok(end)
+}
+
+/// An end that was read before still is one: the newest segment is the same, and no frame has come since.
+pub(super) fn check_known<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    known: &LogEnd,
+) -> PersistenceResult<LogEnd> {
+    let same = match (chain.segments.last(), known.last_segment) {
+        (None, None) => true,
+        (Some(newest), Some(last)) if known.dropped.is_empty() => {
+            (newest.id, newest.header.salt) == (last.id, last.salt) && {
+                let file = directory.open_at(&newest.path)?;
+                let next = known.last_entry_id + 1;
+                !FrameReader::continues(file, &newest.path, &newest.header, last.end_offset, next)?
+            }
+        }
+        // Segments that are to be dropped: worth looking again.
+        (Some(_), Some(last)) => {
+            let again = walk::find_end(directory, chain, &Requirements::default())?;
+            again.last_segment == Some(last) && again.last_entry_id == known.last_entry_id
+        }
+        _ => false,
+    };
+    if same {
+        return Ok(known.clone());
+    }
+    Err(PersistenceError::invalid_state("opening the log", "it changed since it was read; recover again"))
+}
+
+pub(super) fn opening_after(end: &LogEnd) -> Opening {
+    let (predecessor_salt, predecessor_id, predecessor_end) = match end.last_segment {
+        Some(LastSegment { id, salt, end_offset }) => (salt, id, end_offset),
+        None => (0, 0, 0),
+    };
+    Opening {
+        predecessor_salt,
+        predecessor_id,
+        predecessor_end,
+        predecessor_last_entry_id: end.last_entry_id,
+    }
+}
+
+/// Removes files that were prepared by an earlier writer and never started, where a later segment was.
+pub(super) fn remove_unstarted<D: Directory + ?Sized>(directory: &D, chain: &Chain) -> PersistenceResult<()> {
+    let newest = chain.segments.last().map_or(0, |newest| newest.id);
+    for id in chain.unstarted.iter().filter(|id| **id < newest) {
+        match directory.delete(&names::segment_path(*id)) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,417 @@
+//! What is pending, what is in flight and who waits: the rules of committing, without I/O and without a lock.
+//!
+//! Lives here: who drives what ([`Queue::turn`]), what a commit takes ([`Queue::take`]), how far its completion
+//! moves the watermarks ([`Queue::settle`]), whom that reaches. Not here: files, threads, the lock that the queue
+//! lies behind (`committer`).
+//!
+//! Invariants: watermarks move in the order in which commits began, whatever the order of their completions;
+//! entries are either pending, or in flight, or flushed, in this order and without a gap.
+
+use super::options::WalOptions;
+use super::waiters::{Waiter, Waiters};
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::framing::Batch;
+use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, PIPELINE_DEPTH_FAST, PIPELINE_DEPTH_SLOW};
+use crate::planted;
+use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Duration;
+
+/// The state behind the lock.
+pub(super) struct Queue {
+    /// What the next commit takes; always behind everything that earlier ones took.
+    pub pending: Batch,
+    /// Cleared buffers for the batches after that.
+    pub spares: Vec<CommitBuffer>,
+    /// Commits that have begun, in order, from the first one whose completion was not seen.
+    pub flights: VecDeque<Flight>,
+    /// Bytes of payload in them.
+    pub flight_bytes: usize,
+    /// The file that holds them; rotation waits until there are none.
+    pub file: Option<Arc<dyn CommitFile>>,
+    pub in_flight_max: usize,
+    /// Commits that the file has accepted, less the completions that were collected.
+    pub running: isize,
+    pub submitting: bool,
+    pub reaping: bool,
+    pub commits_begun: u64,
+    /// The last entry that a commit has taken.
+    pub begun_entry_id: u64,
+    /// Everything up to here will be durable when what is in flight has ended well.
+    pub promised_entry_id: u64,
+    pub flushed_entry_id: u64,
+    /// Of which an observer was told.
+    pub told_flushed_entry_id: u64,
+    pub durable_entry_id: u64,
+    /// Tickets wait for entries up to here.
+    pub wanted_entry_id: u64,
+    pub waiters: Waiters,
+    pub flush_waiters: Waiters,
+    pub owner: Option<Owner>,
+    /// The last commit that could not begin and left everything as it was.
+    pub refusal: Option<Refusal>,
+    pub closed: bool,
+    pub failure: Option<Arc<PersistenceError>>,
+    pub options: WalOptions,
+    pub room: Room,
+    /// Entries since the last flush, for the flush policy.
+    pub unflushed: usize,
+    pub last_flush: Duration,
+    /// Smoothed time from the beginning of a commit to its completion, in nanoseconds.
+    pub commit_ns: u64,
+    /// Entries in the batch that began last.
+    pub batch_entries: u32,
+}
+
+/// A commit that has begun.
+pub(super) struct Flight {
+    pub commit_id: u64,
+    pub last_entry_id: u64,
+    pub effect: Effect,
+    pub bytes: usize,
+    pub began: Duration,
+    pub completed: bool,
+}
+
+/// The thread that drives commits for tickets.
+pub(super) struct Owner {
+    pub thread: Thread,
+    pub parked: bool,
+    pub stop: bool,
+}
+
+pub(super) struct Refusal {
+    pub number: u64,
+    /// Entries up to here were refused; they stay pending.
+    pub last_entry_id: u64,
+    pub error: PersistenceError,
+}
+
+/// What the segment that is being written has room for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Room {
+    /// Bytes left in it; `None`: there is no segment.
+    pub bytes_left: Option<u64>,
+    /// When it is too old, by the environment's clock.
+    pub old_at: Option<Duration>,
+}
+
+/// What a thread that waits for an entry can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Submit,
+    Reap,
+    Wait,
+}
+
+/// What a submitter takes.
+pub(super) enum Work {
+    Frame(Batch),
+    Sync,
+}
+
+impl Queue {
+    /// With nothing pending; `progress` is what is flushed and what is durable.
+    pub fn new(options: WalOptions, pending: Batch, progress: (u64, u64)) -> Self {
+        let (flushed, durable) = progress;
+        Self {
+            pending,
+            spares: Vec::new(),
+            flights: VecDeque::new(),
+            flight_bytes: 0,
+            file: None,
+            in_flight_max: 1,
+            running: 0,
+            submitting: false,
+            reaping: false,
+            commits_begun: 0,
+            begun_entry_id: flushed,
+            promised_entry_id: durable,
+            flushed_entry_id: flushed,
+            told_flushed_entry_id: flushed,
+            durable_entry_id: durable,
+            wanted_entry_id: durable,
+            waiters: Waiters::default(),
+            flush_waiters: Waiters::default(),
+            owner: None,
+            refusal: None,
+            closed: false,
+            failure: None,
+            room: Room::default(),
+            unflushed: 0,
+            last_flush: options.environment.elapsed(),
+            commit_ns: 0,
+            batch_entries: 0,
+            options,
+        }
+    }
+
+    /// Bytes that wait and how many may, when there are too many. A single batch may always wait.
+    pub fn full(&self) -> Option<(u64, u64)> {
+        let (bytes, bytes_max) =
+            (self.pending.payload_bytes() + self.flight_bytes, self.options.in_flight_bytes_max);
+        (bytes > 0 && bytes >= bytes_max).then_some((bytes as u64, bytes_max as u64))
+    }
+
+    /// Appends all of `count` entries to the pending frame, or none; returns the first id.
+    pub fn push_all(
+        &mut self,
+        count: usize,
+        push: &mut impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+    ) -> PersistenceResult<u64> {
+        let mark = self.pending.mark();
+        let first = self.pending.next_entry_id();
+        for index in 0..count {
+            if let Err(error) = push(&mut self.pending, index) {
+                self.pending.roll_back(mark);
+                return Err(error);
+            }
+        }
+        self.unflushed += count;
+        Ok(first)
+    }
+
+    pub fn is_flush_due(&self) -> bool {
+        let due = match self.options.flush_policy {
+            FlushPolicy::PerAppend => true,
+            FlushPolicy::EveryN(entries) => self.unflushed >= entries.max(1),
+            FlushPolicy::Interval(interval) => {
+                self.options.environment.elapsed().saturating_sub(self.last_flush) >= interval
+            }
+            FlushPolicy::Manual => false,
+        };
+        due || self.pending.payload_bytes() >= self.options.buffer_bytes
+    }
+
+    pub fn check(&self) -> PersistenceResult<()> {
+        if let Some(cause) = &self.failure {
+            let durable_entry_id = self.durable_entry_id;
+            return Err(PersistenceError::Poisoned { durable_entry_id, cause: Arc::clone(cause) });
+        }
+        if self.closed {
+            return Err(PersistenceError::invalid_state("using the log", "it is closed; open it again"));
+        }
+        Ok(())
+    }
+
+    pub fn refusals(&self) -> u64 {
+        self.refusal.as_ref().map_or(0, |refusal| refusal.number)
+    }
+
+    /// How waiting for an entry has ended; `None` while it has not.
+    pub fn outcome(&self, entry_id: u64, effect: Effect, seen: u64) -> Option<PersistenceResult<()>> {
+        let reached = match effect {
+            Effect::Flushed => self.flushed_entry_id,
+            Effect::Durable => self.durable_entry_id,
+        };
+        if reached >= entry_id {
+            return Some(Ok(()));
+        }
+        if let Err(error) = self.check() {
+            return Some(Err(error));
+        }
+        let refusal = self.refusal.as_ref()?;
+        (refusal.number > seen && entry_id <= refusal.last_entry_id && entry_id > self.begun_entry_id)
+            .then(|| Err(refusal.error.clone()))
+    }
+
+    pub fn waiters(&mut self, effect: Effect) -> &mut Waiters {
+        match effect {
+            Effect::Flushed => &mut self.flush_waiters,
+            Effect::Durable => &mut self.waiters,
+        }
+    }
+
+    /// What whoever waits for `entry_id` can do. The one rule of who drives.
+    pub fn turn(&self, entry_id: u64, effect: Effect) -> Turn {
+        if self.can_submit(entry_id, effect) {
+            Turn::Submit
+        } else if !self.reaping && self.running > 0 {
+            Turn::Reap
+        } else {
+            Turn::Wait
+        }
+    }
+
+    pub fn can_submit(&self, entry_id: u64, effect: Effect) -> bool {
+        if self.submitting || self.flights.len() >= self.depth() {
+            return false;
+        }
+        // A durable commit vouches for itself and for what had completed before it began.
+        if self.flights.iter().any(|flight| flight.effect == Effect::Flushed) {
+            return false;
+        }
+        if self.begun_entry_id < entry_id {
+            return self.flights.is_empty() || !self.needs_segment();
+        }
+        effect == Effect::Durable && self.promised_entry_id < entry_id && self.flights.is_empty()
+    }
+
+    /// How many commits may be in flight. Where a flush is slow, more of them overlap; where it is fast, the
+    /// processor is the limit, and more of them only make batches small.
+    pub fn depth(&self) -> usize {
+        let is_slow = self.commit_ns > DEVICE_SLOW_US * 1000;
+        let adapted = if is_slow { PIPELINE_DEPTH_SLOW } else { PIPELINE_DEPTH_FAST };
+        self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
+    }
+
+    /// Whether what is pending needs a new segment.
+    pub fn needs_segment(&self) -> bool {
+        if self.pending.is_empty() {
+            return false;
+        }
+        let Some(bytes_left) = self.room.bytes_left else { return true };
+        self.pending.frame_bytes() > bytes_left
+            || self.room.old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
+    }
+
+    pub fn enter_segment(&mut self, room: Room, file: Option<Arc<dyn CommitFile>>) {
+        debug_assert!(self.flights.is_empty());
+        self.room = room;
+        self.in_flight_max = file.as_ref().map_or(1, |file| file.limits().in_flight_max.max(1));
+        self.file = file;
+    }
+
+    pub fn progress(&self) -> (u64, u64) {
+        (self.flushed_entry_id, self.durable_entry_id)
+    }
+
+    /// Takes everything that is pending, or a sync where there is nothing. Somebody who waits for durability
+    /// makes a mere flush durable: a second commit would cost more.
+    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect) {
+        self.commits_begun += 1;
+        let commit_id = self.commits_begun;
+        let entries = self.pending.entry_count();
+        let bytes = self.pending.payload_bytes();
+        let last_entry_id = self.pending.next_entry_id() - 1;
+        let is_wanted = self.wanted_entry_id > self.begun_entry_id
+            || self.waiters.driver_behind(self.begun_entry_id).is_some();
+        let effect = if is_wanted { Effect::Durable } else { effect };
+        let work = if self.pending.is_empty() {
+            Work::Sync
+        } else {
+            let alignment = self.options.frame_alignment;
+            let fresh = match self.spares.pop() {
+                Some(buffer) => Batch::reuse(buffer, alignment, last_entry_id + 1),
+                None => Batch::new(alignment, last_entry_id + 1, COMMIT_BUFFER_BYTES_INITIAL),
+            };
+            self.unflushed = 0;
+            self.last_flush = now;
+            self.batch_entries = entries;
+            Work::Frame(std::mem::replace(&mut self.pending, fresh))
+        };
+        let completed = false;
+        self.flights.push_back(Flight { commit_id, last_entry_id, effect, bytes, began: now, completed });
+        self.flight_bytes += bytes;
+        self.begun_entry_id = last_entry_id;
+        if effect == Effect::Durable {
+            self.promised_entry_id = last_entry_id;
+        }
+        (work, commit_id, effect)
+    }
+
+    /// Books a completion; watermarks move over the commits that have ended, in the order of their beginning.
+    pub fn settle(&mut self, completion: Completion, now: Duration) {
+        self.running -= 1;
+        let Completion { id, buffer, result } = completion;
+        let keep_max = 4 * self.options.buffer_bytes.max(1 << 20);
+        if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth() {
+            self.spares.push(buffer);
+        }
+        if let Err(error) = result {
+            self.fail(error);
+            return;
+        }
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.commit_id == id) else {
+            debug_assert!(false, "a completion of nothing");
+            return;
+        };
+        flight.completed = true;
+        let took = now.saturating_sub(flight.began).as_nanos() as u64;
+        self.commit_ns =
+            if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
+        if self.failure.is_some() {
+            return;
+        }
+        while self.flights.front().is_some_and(|flight| flight.completed) {
+            let Some(flight) = self.flights.pop_front() else { break };
+            self.flight_bytes -= flight.bytes;
+            self.flushed_entry_id = flight.last_entry_id;
+            if flight.effect == Effect::Durable || planted::on("watermark_of_flushed") {
+                self.durable_entry_id = flight.last_entry_id;
+            }
+            if planted::on("watermark_of_pending") {
+                self.durable_entry_id = self.pending.next_entry_id() - 1;
+            }
+        }
+    }
+
+    pub fn fail(&mut self, error: PersistenceError) {
+        let cause = match error {
+            PersistenceError::Poisoned { cause, .. } => cause,
+            error => Arc::new(error),
+        };
+        self.failure.get_or_insert(cause);
+    }
+
+    /// A commit that could not begin: everybody whose entries are pending is told, and may try again.
+    pub fn refuse(&mut self, error: PersistenceError) {
+        let last_entry_id = self.pending.next_entry_id() - 1;
+        self.refusal = Some(Refusal { number: self.refusals() + 1, last_entry_id, error });
+        // Or the owner would try again at once, and for ever.
+        self.wanted_entry_id = self.wanted_entry_id.min(self.begun_entry_id);
+    }
+
+    /// Moves everybody who has something to learn into `told`; the error for those who were not reached.
+    pub fn take_told(&mut self, told: &mut Vec<Waiter>) -> Option<PersistenceError> {
+        self.waiters.take_reached(self.durable_entry_id, told);
+        self.flush_waiters.take_reached(self.flushed_entry_id, told);
+        if let Err(error) = self.check() {
+            self.waiters.take_behind(0, told);
+            self.flush_waiters.take_behind(0, told);
+            return Some(error);
+        }
+        let refusal = self.refusal.as_ref().filter(|refusal| refusal.last_entry_id > self.begun_entry_id)?;
+        // What is in flight is not refused.
+        self.waiters.take_behind(self.begun_entry_id, told);
+        self.flush_waiters.take_behind(self.begun_entry_id, told);
+        Some(refusal.error.clone())
+    }
+
+    /// The observer is told of everything that is flushed; answers what it was told before.
+    pub fn tell_flushed(&mut self) -> u64 {
+        std::mem::replace(&mut self.told_flushed_entry_id, self.flushed_entry_id)
+    }
+
+    /// The owner, where it is idle and could do something now.
+    pub fn call_owner(&mut self) -> Option<Thread> {
+        let wanted = self.wanted_entry_id;
+        if wanted <= self.durable_entry_id || self.turn(wanted, Effect::Durable) == Turn::Wait {
+            return None;
+        }
+        let owner = self.owner.as_mut().filter(|owner| owner.parked)?;
+        owner.parked = false;
+        Some(owner.thread.clone())
+    }
+
+    /// Whoever should drive when the present driver stops: somebody who waits, where a role that it needs is
+    /// free.
+    pub fn next_driver(&mut self) -> Option<Thread> {
+        if self.failure.is_some() {
+            return None;
+        }
+        if let Some(owner) = self.call_owner() {
+            return Some(owner);
+        }
+        for (waiters, effect) in [(&self.waiters, Effect::Durable), (&self.flush_waiters, Effect::Flushed)] {
+            if let Some((thread, entry_id)) = waiters.driver(self.begun_entry_id) {
+                if self.turn(entry_id, effect) != Turn::Wait {
+                    return Some(thread.clone());
+                }
+            }
+        }
+        None
+    }
+}
