@@ -1,4 +1,4 @@
-//! `durability`: torture a log, and see which backend a directory gets.
+//! `durability`: torture a log, measure one, and see which backend a directory gets.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a program, not the library")]
 
 mod cmd;
@@ -28,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Kill writers at random moments, recover at once, and check that nothing acknowledged is gone.
     Torture(cmd::torture::Arguments),
+    /// Measure commits, or with `--recovery` replay and opening, against plain loops on the same disk.
+    Bench(cmd::bench::Arguments),
     /// Say which backend a directory gets, and why.
     Backends(cmd::backends::Arguments),
     /// The process that `torture` kills.
@@ -38,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Torture(arguments) => cmd::torture::run(&arguments),
+        Command::Bench(arguments) => cmd::bench::run(&arguments),
         Command::Backends(arguments) => cmd::backends::run(&arguments),
         Command::TortureChild(arguments) => cmd::child::run(&arguments),
     };

@@ -1,6 +1,7 @@
-//! One sub-command, one file.
+//! One sub-command, one file (or one folder).
 
 pub mod backends;
+pub mod bench;
 pub mod child;
 pub mod payload;
 pub mod torture;
