@@ -82,6 +82,12 @@ pub const COMMIT_BUFFER_BYTES_INITIAL: usize = 16 << 10;
 /// Commits that a file keeps in flight by default, where its backend keeps several.
 pub const COMMITS_IN_FLIGHT_DEFAULT: usize = 32;
 
+/// Commits of each strategy, at most, when the fastest one is looked for.
+pub const CALIBRATION_COMMITS_MAX: u32 = 24;
+
+/// How long looking for it takes at most, in milliseconds, once the files are there.
+pub const CALIBRATION_TIME_MS: u64 = 12;
+
 /// Most commits that a file can be asked to keep in flight.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 4096;
 

@@ -70,7 +70,7 @@ fn a_quick_run_is_one_object_with_every_field() {
     let baseline = of_kind("raw").into_iter().find(|row| row["name"] == "zero-filled").expect("the baseline");
     assert_eq!((&baseline["ratio_to_raw"], &baseline["waiting"]), (&1.0.into(), &"none".into()));
     assert_eq!(of_kind("reference").len(), 4);
-    for waiting in ["none", "threads"] {
+    for waiting in ["none", "threads", "futures"] {
         let ours = of_kind("ours");
         let has =
             |strategy: &str| ours.iter().any(|row| row["strategy"] == strategy && row["waiting"] == waiting);
@@ -99,7 +99,7 @@ fn filters_leave_the_raw_loops_and_what_was_asked_for() {
     let sizes: Vec<_> = rows(&report).iter().filter_map(|row| row["entry_bytes"].as_u64()).collect();
     assert!(sizes.contains(&1) && sizes.contains(&512) && sizes.iter().all(|size| [1, 512].contains(size)));
     let ours: Vec<_> = rows(&report).iter().filter(|row| row["kind"] == "ours").collect();
-    assert_eq!(ours.len(), 2);
+    assert_eq!(ours.len(), 4, "two sizes, as threads and as futures");
     assert!(ours.iter().all(|row| row["committers"] == 2 && row["strategy"] == "std"), "{ours:?}");
     assert!(rows(&report).iter().any(|row| row["name"] == "growing"));
 }

@@ -34,11 +34,17 @@ pub struct BackendOptions {
     pub strategy: Option<CommitStrategy>,
     /// Commits that each file can keep in flight; `std::fs` has always one.
     pub in_flight_max: usize,
+    /// With no strategy named: measure once, when the first new file is made for commits (some 20 ms), which
+    /// strategy is the fastest in this directory, and take that. [`Backend::Auto`] measures `pwrite` and
+    /// `fdatasync` without a ring as well. Without it, or where measuring fails, a rule decides: direct
+    /// writes where the file takes them, else linked pairs. What was taken, and the figures, tells
+    /// `active_strategy` of a writer.
+    pub calibrate: bool,
 }
 
 impl Default for BackendOptions {
     fn default() -> Self {
-        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT }
+        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT, calibrate: true }
     }
 }
 
@@ -157,7 +163,7 @@ impl Backend {
             "opened a directory"
         );
         let directory = match chosen {
-            Self::IoUring => super::rings::over(files, &options)?,
+            Self::IoUring => super::rings::over(files, &options, self == Self::Auto)?,
             _ => Arc::new(files),
         };
         Ok(OpenBackend { directory, chosen, requested: self, reason })

@@ -74,8 +74,10 @@ mod rings {
     pub(super) fn over(
         files: FsDirectory,
         options: &BackendOptions,
+        std_fs_too: bool,
     ) -> PersistenceResult<Arc<dyn DurableDirectory>> {
-        Ok(Arc::new(UringDirectory::over(files, UringOptions::from(options))?))
+        let options = UringOptions { std_fs_too, ..UringOptions::from(options) };
+        Ok(Arc::new(UringDirectory::over(files, options)?))
     }
 }
 
@@ -105,7 +107,11 @@ mod rings {
         }
     }
 
-    pub(super) fn over(_: FsDirectory, _: &BackendOptions) -> PersistenceResult<Arc<dyn DurableDirectory>> {
+    pub(super) fn over(
+        _: FsDirectory,
+        _: &BackendOptions,
+        _: bool,
+    ) -> PersistenceResult<Arc<dyn DurableDirectory>> {
         Err(PersistenceError::not_supported("io_uring", "this build"))
     }
 }

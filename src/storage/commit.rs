@@ -9,6 +9,7 @@
 //! methods take `&self`: one thread may submit while another one reaps.
 
 use super::CommitBuffer;
+use super::strategy::{ActiveStrategy, CommitStrategy, StrategyReason};
 use crate::error::PersistenceResult;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -76,33 +77,6 @@ pub enum Wait {
     Forever,
     /// At most this long.
     AtMost(Duration),
-}
-
-/// How a file makes a commit durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub enum CommitStrategy {
-    /// `pwrite`, then `fdatasync` (on macOS `F_FULLFSYNC`), by the calling thread.
-    WriteThenSync,
-    /// A write and an fdatasync, submitted together as a linked pair on a ring.
-    LinkedWriteSync,
-    /// One direct write with `RWF_DSYNC` on a ring.
-    DirectDsync,
-    /// Bytes in memory; there is no stable storage.
-    Volatile,
-}
-
-impl CommitStrategy {
-    /// A short stable name, for reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WriteThenSync => "pwrite+fdatasync",
-            Self::LinkedWriteSync => "linked",
-            Self::DirectDsync => "direct-dsync",
-            Self::Volatile => "volatile",
-        }
-    }
 }
 
 /// What a file asks of its commits.
@@ -182,6 +156,16 @@ pub trait CommitFile: Send + Sync + Debug {
 
     /// How commits become durable.
     fn strategy(&self) -> CommitStrategy;
+
+    /// Why they become so in that way. The default knows of no other.
+    fn strategy_reason(&self) -> StrategyReason {
+        StrategyReason::Only
+    }
+
+    /// Both.
+    fn active_strategy(&self) -> ActiveStrategy {
+        ActiveStrategy { strategy: self.strategy(), reason: self.strategy_reason() }
+    }
 
     /// Queues a commit. It may begin at once, or with the next [`start`](Self::start) or
     /// [`reap`](Self::reap).

@@ -18,21 +18,21 @@ pub mod path;
 mod read;
 mod sequential;
 mod stable;
+mod strategy;
 mod sync;
 mod temporary;
 
 pub use crate::backends::memory::MemoryDirectory;
 pub use crate::backends::std_fs::FsDirectory;
 pub use buffer::CommitBuffer;
-pub use commit::{
-    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, FileOptions, Submitted, Wait,
-};
+pub use commit::{Commit, CommitFile, CommitLimits, Completion, Effect, FileOptions, Submitted, Wait};
 pub use directory::{Directory, DirectoryLock, DurableDirectory, FlushPolicy};
 pub use environment::{Environment, SeededEnvironment, SystemEnvironment};
 pub use latch::Latch;
 pub use read::{ReadAt, read_exact_at};
 pub use sequential::SequentialFile;
 pub use stable::StableStorage;
+pub use strategy::{ActiveStrategy, Calibration, CommitStrategy, MeasuredStrategy, StrategyReason};
 pub use sync::{open_commit_file, sync_file, sync_parent_dir, sync_parent_of_path};
 
 pub use temporary::{is_temporary_name, sweep_temporaries, temporary_path};

@@ -1,7 +1,8 @@
 //! Commits through a plain forward writer, for directories that offer nothing better.
 
-use super::commit::{Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Submitted, Wait};
+use super::commit::{Commit, CommitFile, CommitLimits, Completion, Effect, Submitted, Wait};
 use super::latch::Latch;
+use super::strategy::CommitStrategy;
 use crate::error::{PersistenceError, PersistenceResult};
 use std::collections::VecDeque;
 use std::fmt;

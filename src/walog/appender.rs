@@ -22,7 +22,7 @@ use crate::framing::{Batch, Control, FrameSink, control_commit, header_commit, w
 use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
 use crate::planted;
 use crate::storage::{
-    Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, DirectoryLock, Effect, FileOptions,
+    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, FileOptions,
     FlushPolicy, Latch, Submitted, Wait, open_commit_file, sweep_temporaries,
 };
 use std::sync::Arc;
@@ -184,8 +184,8 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.current.as_ref().map_or((0, 0), |current| (current.id, current.offset))
     }
 
-    pub(crate) fn strategy(&self) -> Option<CommitStrategy> {
-        self.current.as_ref().map(|current| current.file.strategy())
+    pub(crate) fn strategy(&self) -> Option<ActiveStrategy> {
+        self.current.as_ref().map(|current| current.file.active_strategy())
     }
 
     /// `NotSupported` where there is no stable storage; poisons nothing.

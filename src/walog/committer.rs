@@ -27,7 +27,7 @@ use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
-use crate::storage::{Directory, Effect, Environment, Wait};
+use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Wait};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,8 +93,9 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     /// How the file that is being written makes commits durable.
-    pub fn strategy(&self) -> Option<crate::storage::CommitStrategy> {
-        self.queue().file.as_ref().map(|file| file.strategy())
+    pub fn strategy(&self) -> Option<ActiveStrategy> {
+        let file = self.queue().file.clone()?;
+        Some(file.active_strategy())
     }
 
     /// Appends `count` entries to one frame, and flushes where the policy says so. Returns the first id.

@@ -9,7 +9,7 @@ use super::writer::WalWriter;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
-use crate::storage::{CommitStrategy, Directory, Effect, StableStorage};
+use crate::storage::{ActiveStrategy, Directory, Effect, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -128,8 +128,8 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
         self.inner.committer.durable_entry_id()
     }
 
-    /// How commits are made durable; `None` before the first one.
-    pub fn active_strategy(&self) -> Option<CommitStrategy> {
+    /// How commits are made durable, and why in that way; `None` before the first one.
+    pub fn active_strategy(&self) -> Option<ActiveStrategy> {
         self.inner.committer.strategy()
     }
 

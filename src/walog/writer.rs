@@ -6,7 +6,7 @@ use super::walk::LogEnd;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, Pending};
-use crate::storage::{CommitStrategy, Directory, Effect, FlushPolicy, StableStorage};
+use crate::storage::{ActiveStrategy, Directory, Effect, FlushPolicy, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,8 +233,8 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
         self.inner().map_or(0, |open| open.appender.current_segment().1)
     }
 
-    /// How commits are made durable; `None` before the first one.
-    pub fn active_strategy(&self) -> Option<CommitStrategy> {
+    /// How commits are made durable, and why in that way; `None` before the first one.
+    pub fn active_strategy(&self) -> Option<ActiveStrategy> {
         self.inner().and_then(|open| open.appender.strategy())
     }
 

@@ -24,8 +24,11 @@ const POOLED: &str = "wal/spare_9.log";
 #[test]
 fn child_with_writes_in_flight() {
     let Some(root) = std::env::var_os(CHILD) else { return };
-    let options =
-        UringOptions { strategy: Some(CommitStrategy::DirectDsync), in_flight_max: WRITES as usize };
+    let options = UringOptions {
+        strategy: Some(CommitStrategy::DirectDsync),
+        in_flight_max: WRITES as usize,
+        ..UringOptions::default()
+    };
     let directory = UringDirectory::with_options(root, options).expect("opens");
     let _lock = directory.lock("wal/.lock", Duration::ZERO).expect("locks");
     let how = FileOptions::existing().aligned(4096).locked();

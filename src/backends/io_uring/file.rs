@@ -24,7 +24,8 @@ use crate::backends::check_extent;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use crate::storage::{
-    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Latch, Submitted, Wait,
+    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Latch, StrategyReason, Submitted,
+    Wait,
 };
 use nix::errno::Errno;
 use std::collections::VecDeque;
@@ -70,6 +71,7 @@ impl Drive {
 pub struct UringFile {
     path: String,
     drive: Drive,
+    reason: StrategyReason,
     latch: Latch,
     /// Where threads wait for a completion or the reaper role.
     turn: Condvar,
@@ -131,10 +133,16 @@ impl UringFile {
         Self {
             path: path.to_owned(),
             drive,
+            reason: StrategyReason::Rule,
             latch: Latch::new(),
             turn: Condvar::new(),
             ring: Attached::new(ring, file, drive.shape(), pool, ledger),
         }
+    }
+
+    /// Why it is driven in this way.
+    pub(super) fn because(self, reason: StrategyReason) -> Self {
+        Self { reason, ..self }
     }
 
     fn check(&self, commit: &Commit) -> PersistenceResult<()> {
@@ -403,6 +411,10 @@ impl CommitFile for UringFile {
 
     fn strategy(&self) -> CommitStrategy {
         self.drive.strategy
+    }
+
+    fn strategy_reason(&self) -> StrategyReason {
+        self.reason.clone()
     }
 
     fn submit(&self, commit: Commit) -> Submitted {

@@ -10,10 +10,16 @@ fn file(root: &std::path::Path) -> Option<UringFile> {
         crate::backends::skip(&reason.to_string());
         return None;
     }
-    let options = UringOptions { strategy: Some(CommitStrategy::LinkedWriteSync), in_flight_max: 8 };
+    let options = UringOptions {
+        strategy: Some(CommitStrategy::LinkedWriteSync),
+        in_flight_max: 8,
+        ..UringOptions::default()
+    };
     let directory = UringDirectory::with_options(root, options).expect("opens");
     directory.create_dir_all("").expect("is there");
-    Some(directory.open("file", &FileOptions::create_new()).expect("creates"))
+    Some(
+        directory.open_ring("file", &FileOptions::create_new(), directory.options.strategy).expect("creates"),
+    )
 }
 
 /// A synced commit that is under way, as `accept` would have begun it.

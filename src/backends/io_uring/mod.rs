@@ -34,6 +34,7 @@
 //! [`FsDirectory`], and everything about records.
 #![allow(clippy::disallowed_types, reason = "the ring owns the descriptor that it writes through")]
 
+mod calibration;
 mod chain;
 mod file;
 mod overlap;
@@ -47,11 +48,13 @@ pub use file::UringFile;
 pub use probe::probe;
 
 use crate::backends::BackendOptions;
+use crate::backends::std_fs::StdFile;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits::{BUFFER_ALIGNMENT, COMMITS_IN_FLIGHT_DEFAULT, COMMITS_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{
     CommitFile, CommitStrategy, Directory, DirectoryLock, DurableDirectory, FileOptions, FsDirectory, ReadAt,
+    StrategyReason,
 };
 use file::{Drive, PIECE_BYTES_MAX};
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
@@ -60,7 +63,7 @@ use ring::Ring;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How the files of a directory are driven.
@@ -73,17 +76,27 @@ pub struct UringOptions {
     /// Commits that each file can keep in flight; 1 to
     /// [`COMMITS_IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
+    /// With no strategy named: measure those that can be had once, when the directory makes its first file for
+    /// commits (some 20 ms), and take the fastest. Without it the rule decides.
+    pub calibrate: bool,
+    /// Measure `pwrite` and `fdatasync` without a ring too, and take that where it is the fastest.
+    pub std_fs_too: bool,
 }
 
 impl Default for UringOptions {
     fn default() -> Self {
-        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT }
+        Self { strategy: None, in_flight_max: COMMITS_IN_FLIGHT_DEFAULT, calibrate: false, std_fs_too: false }
     }
 }
 
 impl From<&BackendOptions> for UringOptions {
     fn from(options: &BackendOptions) -> Self {
-        Self { strategy: options.strategy, in_flight_max: options.in_flight_max }
+        Self {
+            strategy: options.strategy,
+            in_flight_max: options.in_flight_max,
+            calibrate: options.calibrate,
+            std_fs_too: false,
+        }
     }
 }
 
@@ -108,6 +121,8 @@ pub struct UringDirectory {
     files: FsDirectory,
     options: UringOptions,
     pool: Arc<Pool>,
+    /// What measuring has found, or why it could not.
+    measured: OnceLock<StrategyReason>,
     /// Smaller in tests.
     piece_bytes_max: usize,
 }
@@ -132,12 +147,68 @@ impl UringDirectory {
     pub fn over(files: FsDirectory, options: UringOptions) -> PersistenceResult<Self> {
         options.check()?;
         let pool = Arc::new(Pool::new(options.in_flight_max));
-        Ok(Self { files, options, pool, piece_bytes_max: PIECE_BYTES_MAX })
+        Ok(Self { files, options, pool, measured: OnceLock::new(), piece_bytes_max: PIECE_BYTES_MAX })
     }
 
-    fn open(&self, path: &str, options: &FileOptions) -> PersistenceResult<UringFile> {
+    fn open(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
+        if self.options.strategy.is_some() {
+            return self.open_as(path, options, self.options.strategy);
+        }
+        // Whoever opens a file that exists may only want to read, or to mend a few bytes.
+        if self.options.calibrate && options.create_new {
+            self.measured.get_or_init(|| self.measure(path, options));
+        }
+        if let Some(StrategyReason::Measured(calibration)) = self.measured.get() {
+            for candidate in &calibration.candidates {
+                match self.open_as(path, options, Some(candidate.strategy)) {
+                    // Measured with another alignment than this file has.
+                    Err(PersistenceError::NotSupported { .. } | PersistenceError::InvalidConfig { .. }) => {}
+                    result => return result,
+                }
+            }
+        }
+        self.open_as(path, options, None)
+    }
+
+    fn measure(&self, path: &str, options: &FileOptions) -> StrategyReason {
+        match calibration::calibrate(self, path, options) {
+            Ok(calibration) => {
+                tracing::info!(%calibration, "chose how to commit");
+                StrategyReason::Measured(calibration)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not measure how to commit");
+                StrategyReason::NotMeasured { why: error.to_string() }
+            }
+        }
+    }
+
+    /// Opens a file for commits of one strategy, or of the best that it takes.
+    fn open_as(
+        &self,
+        path: &str,
+        options: &FileOptions,
+        strategy: Option<CommitStrategy>,
+    ) -> PersistenceResult<Box<dyn CommitFile>> {
+        let reason = match self.options.strategy {
+            Some(_) => StrategyReason::Requested,
+            None => self.measured.get().cloned().unwrap_or(StrategyReason::Rule),
+        };
+        if strategy == Some(CommitStrategy::WriteThenSync) {
+            let file = self.files.open_for_commits(path, options)?;
+            return Ok(Box::new(StdFile::new(file, path).because(reason)));
+        }
+        Ok(Box::new(self.open_ring(path, options, strategy)?.because(reason)))
+    }
+
+    fn open_ring(
+        &self,
+        path: &str,
+        options: &FileOptions,
+        strategy: Option<CommitStrategy>,
+    ) -> PersistenceResult<UringFile> {
         let file = self.files.open_for_commits(path, options)?;
-        self.attach(file, path, options).inspect_err(|_| {
+        self.attach(file, path, options, strategy).inspect_err(|_| {
             if options.create_new {
                 // Best effort; the first error is the one that matters.
                 let _ = self.files.delete(path);
@@ -145,10 +216,16 @@ impl UringDirectory {
         })
     }
 
-    fn attach(&self, file: File, path: &str, options: &FileOptions) -> PersistenceResult<UringFile> {
+    fn attach(
+        &self,
+        file: File,
+        path: &str,
+        options: &FileOptions,
+        strategy: Option<CommitStrategy>,
+    ) -> PersistenceResult<UringFile> {
         let fail = |source| PersistenceError::io("set up a ring for", path, None, source);
         let mut ring = self.pool.take().map_err(fail)?;
-        let direct = match self.options.strategy {
+        let direct = match strategy {
             Some(CommitStrategy::LinkedWriteSync) => None,
             None => match direct_drive(&mut ring, &file, path, options) {
                 // A ring that failed is not used for the file.
@@ -278,7 +355,7 @@ impl Directory for UringDirectory {
     }
 
     fn open_commit_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
-        Ok(Box::new(self.open(path, options)?))
+        self.open(path, options)
     }
 
     fn lock(&self, path: &str, wait: Duration) -> PersistenceResult<Box<dyn DirectoryLock>> {
@@ -293,7 +370,7 @@ impl Directory for UringDirectory {
 #[deny(clippy::missing_trait_methods)]
 impl DurableDirectory for UringDirectory {
     fn open_durable_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
-        Ok(Box::new(self.open(path, options)?))
+        self.open(path, options)
     }
 
     fn sync_file(&self, path: &str) -> PersistenceResult<()> {

@@ -22,7 +22,8 @@ fn directory(
     strategy: Option<CommitStrategy>,
     in_flight_max: usize,
 ) -> UringDirectory {
-    UringDirectory::with_options(root, UringOptions { strategy, in_flight_max }).unwrap()
+    UringDirectory::with_options(root, UringOptions { strategy, in_flight_max, ..UringOptions::default() })
+        .unwrap()
 }
 
 /// A file of each strategy that can be had in the temporary directory.
@@ -34,7 +35,7 @@ fn each_strategy(in_flight_max: usize, zeros: u64, test: impl Fn(&UringDirectory
         let root = tempfile::tempdir().unwrap();
         let directory = directory(root.path(), Some(strategy), in_flight_max);
         let options = FileOptions::create_new().zero_filled(zeros).locked().aligned(4096);
-        match directory.open("file", &options) {
+        match directory.open_ring("file", &options, directory.options.strategy) {
             Ok(file) => {
                 assert_eq!(file.strategy(), strategy);
                 test(&directory, file);
@@ -299,7 +300,8 @@ fn a_write_whose_sync_was_taken_up_apart_from_it_is_no_success() {
     for (entries, submit_more) in [(&[1][..], false), (&[1], true), (&[1, 2], false), (&[1, 2], true)] {
         let root = tempfile::tempdir().unwrap();
         let directory = directory(root.path(), Some(LINKED), 8);
-        let file = directory.open("file", &FileOptions::create_new()).unwrap();
+        let file =
+            directory.open_ring("file", &FileOptions::create_new(), directory.options.strategy).unwrap();
         accepted(file.submit(block(&file, 1, Effect::Durable)));
         // No sync, so that nothing but the split itself can put the first one in doubt.
         accepted(file.submit(block(&file, 2, Effect::Flushed)));
@@ -405,7 +407,9 @@ fn a_commit_larger_than_one_write_is_finished_in_pieces() {
         let root = tempfile::tempdir().unwrap();
         let mut directory = directory(root.path(), strategy, 4);
         directory.piece_bytes_max = 8192;
-        let file = directory.open("file", &FileOptions::create_new().aligned(4096)).unwrap();
+        let file = directory
+            .open_ring("file", &FileOptions::create_new().aligned(4096), directory.options.strategy)
+            .unwrap();
         let bytes: Vec<u8> = (0..10 * 8192 + 4096).map(|at| (at / 7 % 256) as u8).collect();
         let commit = Commit {
             id: 1,
@@ -431,7 +435,7 @@ fn the_ring_of_a_dropped_file_serves_the_next_one() {
         let options = if round == 0 { FileOptions::create_new() } else { FileOptions::existing() };
         // Both shapes of units take turns on the same ring.
         let options = if round % 2 == 0 { options.aligned(4096) } else { options };
-        let file = directory.open("file", &options).unwrap();
+        let file = directory.open_ring("file", &options, directory.options.strategy).unwrap();
         assert_eq!(directory.pool.idle(), 0, "the idle ring was taken");
         file.commit(block(&file, round, Effect::Flushed)).0.unwrap();
         accepted(file.submit(block(&file, round + 1, Effect::Durable)));
@@ -460,7 +464,7 @@ fn the_first_failed_write_closes_the_file_for_good_and_no_later_commit_succeeds(
     let root = tempfile::tempdir().unwrap();
     let _memory = sealed(root.path(), 4096, nix::fcntl::SealFlag::F_SEAL_WRITE);
     let directory = directory(root.path(), None, 8);
-    let file = directory.open("file", &FileOptions::existing()).unwrap();
+    let file = directory.open_ring("file", &FileOptions::existing(), directory.options.strategy).unwrap();
     assert_eq!(file.strategy(), LINKED, "memory files are not written directly here");
     for id in 0..4 {
         accepted(file.submit(block(&file, id, Effect::Durable)));
@@ -488,7 +492,7 @@ fn a_write_that_ends_short_is_carried_on_and_is_no_success() {
     let root = tempfile::tempdir().unwrap();
     let _memory = sealed(root.path(), 8192, nix::fcntl::SealFlag::F_SEAL_GROW);
     let directory = directory(root.path(), None, 8);
-    let file = directory.open("file", &FileOptions::existing()).unwrap();
+    let file = directory.open_ring("file", &FileOptions::existing(), directory.options.strategy).unwrap();
     let buffer = CommitBuffer::from_slice(&[5; 8192]);
     let commit = Commit { id: 1, offset: 4096, buffer, range: 0..8192, effect: Effect::Durable };
     let error = file.commit(commit).0.unwrap_err();
@@ -507,7 +511,8 @@ fn a_strategy_that_cannot_be_had_is_an_error_and_leaves_no_file() {
     }
     let root = tempfile::tempdir().unwrap();
     let explicit = directory(root.path(), Some(DIRECT), 4);
-    let error = explicit.open("file", &FileOptions::create_new()).unwrap_err();
+    let error =
+        explicit.open_ring("file", &FileOptions::create_new(), explicit.options.strategy).unwrap_err();
     let known = matches!(
         error,
         PersistenceError::InvalidConfig { parameter: "alignment", .. }
@@ -516,10 +521,11 @@ fn a_strategy_that_cannot_be_had_is_an_error_and_leaves_no_file() {
     assert!(known, "{error}");
     assert!(!explicit.exists("file"));
     let fallen_back = directory(root.path(), None, 4);
-    let file = fallen_back.open("file", &FileOptions::create_new()).unwrap();
+    let file =
+        fallen_back.open_ring("file", &FileOptions::create_new(), fallen_back.options.strategy).unwrap();
     assert_eq!((file.strategy(), file.limits().alignment), (LINKED, 1));
     for (strategy, in_flight_max) in [(Some(CommitStrategy::WriteThenSync), 4), (None, 0), (None, 1 << 20)] {
-        let options = UringOptions { strategy, in_flight_max };
+        let options = UringOptions { strategy, in_flight_max, ..UringOptions::default() };
         let error = UringDirectory::with_options(root.path(), options).err().unwrap();
         assert!(matches!(error, PersistenceError::InvalidConfig { .. }), "{error}");
     }

@@ -12,7 +12,7 @@ use crate::limits::ZERO_FILL_BYTES;
 use crate::planted;
 use crate::storage::{
     Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, FileOptions, Latch, ReadAt,
-    Submitted, Wait,
+    StrategyReason, Submitted, Wait,
 };
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -177,6 +177,7 @@ impl ReadAt for StdReader {
 pub struct StdFile {
     file: File,
     path: String,
+    reason: StrategyReason,
     latch: Latch,
     slot: Mutex<Slot>,
     /// Signalled when `slot` leaves `Busy` while somebody waits for that.
@@ -205,15 +206,22 @@ enum State {
 
 impl StdFile {
     /// Takes over a file that is open for writing.
-    pub(super) fn new(file: File, path: &str) -> Self {
+    pub(crate) fn new(file: File, path: &str) -> Self {
         let slot = Slot { state: State::Free, waiting: 0, size_is_dirty: false };
         Self {
             file,
             path: path.to_owned(),
+            reason: StrategyReason::Only,
             latch: Latch::new(),
             slot: Mutex::new(slot),
             changed: Condvar::new(),
         }
+    }
+
+    /// Why it commits in this way, where there were others.
+    #[allow(dead_code, reason = "for backends that can commit in other ways")]
+    pub(crate) fn because(self, reason: StrategyReason) -> Self {
+        Self { reason, ..self }
     }
 
     /// A panic cannot leave the slot half changed, so poisoning carries no news.
@@ -289,6 +297,10 @@ impl CommitFile for StdFile {
 
     fn strategy(&self) -> CommitStrategy {
         CommitStrategy::WriteThenSync
+    }
+
+    fn strategy_reason(&self) -> StrategyReason {
+        self.reason.clone()
     }
 
     fn submit(&self, commit: Commit) -> Submitted {

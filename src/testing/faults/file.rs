@@ -3,7 +3,8 @@
 use super::{Faults, Operation, Struck, failed};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{
-    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Latch, ReadAt, Submitted, Wait,
+    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Latch, ReadAt, StrategyReason, Submitted,
+    Wait,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Mutex, PoisonError};
@@ -43,6 +44,10 @@ impl CommitFile for FaultyFile {
 
     fn strategy(&self) -> CommitStrategy {
         self.inner.strategy()
+    }
+
+    fn strategy_reason(&self) -> StrategyReason {
+        self.inner.strategy_reason()
     }
 
     fn submit(&self, mut commit: Commit) -> Submitted {

@@ -72,7 +72,6 @@ pub fn threads(
 }
 
 /// `committers` futures on this thread: as soon as one is done, `submit` makes the next in its place.
-#[cfg_attr(not(test), expect(dead_code, reason = "for lines of commit tickets"))]
 pub fn futures<F: Future<Output = Outcome>>(
     window: &Window<'_>,
     committers: usize,

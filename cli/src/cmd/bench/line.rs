@@ -25,7 +25,6 @@ pub enum Waiting {
     /// One thread for each committer; it blocks.
     Threads,
     /// One thread for all committers; each is a future.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for lines of commit tickets"))]
     Futures,
     /// The one owner commits and waits.
     None,

@@ -21,7 +21,7 @@ use drive::Window;
 use indicatif::{ProgressBar, ProgressStyle};
 use line::Line;
 use meter::Meter;
-use ours::Strategy;
+use ours::{Depth, Strategy};
 use report::{Report, Skipped};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -71,6 +71,9 @@ pub struct Arguments {
     /// Only these strategies of the library.
     #[arg(long, value_delimiter = ',', value_enum)]
     strategy: Vec<Strategy>,
+    /// The library's shared log also with so many commits in flight at once, instead of what it chooses.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    depth: Vec<Depth>,
     /// How often every line is measured. By default 5, or 3 with `--quick`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -219,7 +222,7 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
             lines.extend(raw::reference_lines(&files, *count, bytes));
         }
         for strategy in arguments.strategies() {
-            lines.extend(ours::lines(scratch, strategy, &committers, bytes));
+            lines.extend(ours::lines(scratch, strategy, &arguments.depth, &committers, bytes));
         }
     }
     Ok(lines)

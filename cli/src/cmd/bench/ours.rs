@@ -55,6 +55,35 @@ impl Strategy {
     }
 }
 
+/// Commits in flight that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Depth {
+    /// One.
+    #[value(name = "1")]
+    One,
+    /// Two.
+    #[value(name = "2")]
+    Two,
+    /// Four.
+    #[value(name = "4")]
+    Four,
+    /// Eight.
+    #[value(name = "8")]
+    Eight,
+}
+
+impl Depth {
+    /// The name of the line, and the depth.
+    fn line(self) -> (&'static str, usize) {
+        match self {
+            Self::One => ("depth 1", 1),
+            Self::Two => ("depth 2", 2),
+            Self::Four => ("depth 4", 4),
+            Self::Eight => ("depth 8", 8),
+        }
+    }
+}
+
 /// A new log below a folder, removed when dropped.
 struct Log {
     folder: tempfile::TempDir,
@@ -86,31 +115,44 @@ impl Log {
 }
 
 /// Measures one log: so many committers, one entry for each commit. Answers with how many entries the log has.
-type Measure = fn(Arc<dyn DurableDirectory>, &Window<'_>, usize, &[u8]) -> Result<(Sample, u64), Failure>;
+type Measure =
+    fn(Arc<dyn DurableDirectory>, WalOptions, &Window<'_>, usize, &[u8]) -> Result<(Sample, u64), Failure>;
 
 /// Our lines for one strategy and one size. Another way of waiting is one more `push` with its measure.
-pub fn lines(below: &Path, strategy: Strategy, committers: &[usize], entry_bytes: usize) -> Vec<Line> {
+pub fn lines(
+    below: &Path,
+    strategy: Strategy,
+    depths: &[Depth],
+    committers: &[usize],
+    entry_bytes: usize,
+) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut push = |name, waiting, committers, measure| {
+    let mut push = |name, waiting, committers, pipeline_depth, measure| {
         let kind = Kind::Ours;
         let subject = Subject { kind, name, strategy: strategy.name(), waiting, committers, entry_bytes };
-        lines.push(line(subject, below, strategy, measure));
+        let options = WalOptions { pipeline_depth, ..WalOptions::default() };
+        lines.push(line(subject, below, strategy, options, measure));
     };
     for count in committers {
         if *count == 1 {
-            push("WalWriter", Waiting::None, 1, own as Measure);
+            push("WalWriter", Waiting::None, 1, None, own as Measure);
         }
-        push("SyncWalWriter", Waiting::Threads, *count, share);
+        let chosen = depths.iter().map(|depth| depth.line()).map(|(name, depth)| (name, Some(depth)));
+        for (name, depth) in std::iter::once(("SyncWalWriter", None)).chain(chosen) {
+            push(name, Waiting::Threads, *count, depth, share);
+            push(name, Waiting::Futures, *count, depth, submit);
+        }
     }
     lines
 }
 
-fn line(subject: Subject, below: &Path, strategy: Strategy, measure: Measure) -> Line {
+fn line(subject: Subject, below: &Path, strategy: Strategy, options: WalOptions, measure: Measure) -> Line {
     let (below, entry) = (PathBuf::from(below), raw::entry(subject.entry_bytes));
     let committers = subject.committers;
     let cell: Cell = Box::new(move |window: &Window<'_>| {
         let log = Log::make(&below, strategy)?;
-        let (sample, entries) = measure(Arc::clone(&log.directory), window, committers, &entry)?;
+        let (sample, entries) =
+            measure(Arc::clone(&log.directory), options.clone(), window, committers, &entry)?;
         let file_bytes = log.file_bytes()?;
         log.remove()?;
         Ok(sample.with_file_bytes(file_bytes as f64 / entries.max(1) as f64))
@@ -123,11 +165,12 @@ fn line(subject: Subject, below: &Path, strategy: Strategy, measure: Measure) ->
 
 fn share(
     directory: Arc<dyn DurableDirectory>,
+    options: WalOptions,
     window: &Window<'_>,
     committers: usize,
     entry: &[u8],
 ) -> Result<(Sample, u64), Failure> {
-    let wal = Shared::configure(directory, WalOptions::default())?;
+    let wal = Shared::configure(directory, options)?;
     let sample = drive::threads(window, committers, || {
         wal.append_bytes_durable(entry)?;
         Ok(())
@@ -138,13 +181,34 @@ fn share(
     Ok((sample, entries))
 }
 
+fn submit(
+    directory: Arc<dyn DurableDirectory>,
+    options: WalOptions,
+    window: &Window<'_>,
+    committers: usize,
+    entry: &[u8],
+) -> Result<(Sample, u64), Failure> {
+    let wal = Shared::configure(directory, options)?;
+    let sample = drive::futures(window, committers, || {
+        let ticket = wal.submit_bytes(entry)?;
+        Ok(async move {
+            ticket.await?;
+            Ok(())
+        })
+    })?;
+    let entries = wal.last_entry_id();
+    wal.close()?;
+    Ok((sample, entries))
+}
+
 fn own(
     directory: Arc<dyn DurableDirectory>,
+    options: WalOptions,
     window: &Window<'_>,
     _: usize,
     entry: &[u8],
 ) -> Result<(Sample, u64), Failure> {
-    let mut wal = Single::open_with(directory, WalOptions::default())?;
+    let mut wal = Single::open_with(directory, options)?;
     let sample = drive::alone(window, || {
         wal.append_bytes_durable(entry)?;
         Ok(())
@@ -155,14 +219,8 @@ fn own(
     Ok((sample, entries))
 }
 
-/// What `auto` takes below a folder: backend and strategy.
+/// What `auto` takes below a folder: the strategy, and what was measured.
 pub fn auto_choice(below: &Path) -> Result<String, Failure> {
-    let log = Log::make(below, Strategy::Auto)?;
-    let mut wal = Single::open(Arc::clone(&log.directory))?;
-    wal.append_bytes_durable(b"x")?;
-    let strategy = wal.active_strategy().map_or("none", CommitStrategy::name);
-    let choice = format!("{}: {strategy}", log.directory.backend_name());
-    wal.close()?;
-    log.remove()?;
-    Ok(choice)
+    let active = crate::cmd::backends::measure(below).map_err(|error| error.to_string())?;
+    Ok(active.map_or_else(|| "none".to_owned(), |active| active.to_string()))
 }

@@ -1,0 +1,60 @@
+//! How a log says by which strategy it commits, and why.
+
+use crate::support::skip;
+use durability::DurableDirectory;
+use durability::backends::{Backend, BackendOptions, io_uring_support};
+use durability::storage::{CommitStrategy, StrategyReason};
+use durability::walog::{SyncWalWriter, WalReader};
+use std::sync::Arc;
+
+type Log = SyncWalWriter<(), dyn DurableDirectory>;
+
+fn names(root: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(root.join("wal"))
+        .map(|entries| entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+#[test]
+fn auto_measures_when_the_first_segment_is_made_and_takes_the_best() {
+    if let Err(reason) = io_uring_support() {
+        return skip(&format!("no choice to be measured: {reason}"));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let opened = Backend::Auto.open(root.path()).unwrap();
+    let log = Log::open(Arc::clone(&opened.directory)).unwrap();
+    assert_eq!(log.active_strategy(), None);
+    assert_eq!(names(root.path()), [".lock"], "nothing is measured before something is committed");
+    log.append_bytes_durable(b"entry").unwrap();
+    let active = log.active_strategy().expect("there is a segment");
+    let StrategyReason::Measured(calibration) = &active.reason else { panic!("{active}") };
+    assert_eq!(calibration.candidates[0].strategy, active.strategy);
+    assert!(calibration.candidates.iter().any(|tried| tried.strategy == CommitStrategy::WriteThenSync));
+    assert!(calibration.commits > 0 && active.to_string().contains("measured here"), "{active}");
+    assert_eq!(names(root.path()), [".lock", "wal_1.log"], "what was measured with is gone");
+    log.close().unwrap();
+    assert_eq!(WalReader::<(), _>::new(opened.directory).entry_count().unwrap(), 1);
+}
+
+#[test]
+fn what_is_asked_for_by_name_is_not_measured() {
+    let root = tempfile::tempdir().unwrap();
+    let strategy = Some(CommitStrategy::LinkedWriteSync);
+    let ring = BackendOptions { strategy, ..BackendOptions::default() };
+    let rule = BackendOptions { calibrate: false, ..BackendOptions::default() };
+    let std = BackendOptions::default();
+    let mut asked = vec![("std", Backend::Std, std, StrategyReason::Only)];
+    if io_uring_support().is_ok() {
+        asked.push(("linked", Backend::IoUring, ring, StrategyReason::Requested));
+        asked.push(("rule", Backend::Auto, rule, StrategyReason::Rule));
+    }
+    for (name, backend, options, reason) in asked {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let log = Log::open(backend.open_with(&folder, options).unwrap().directory).unwrap();
+        log.append_bytes_durable(b"entry").unwrap();
+        assert_eq!(log.active_strategy().map(|active| active.reason), Some(reason), "{name}");
+    }
+}
