@@ -3,6 +3,7 @@
 use super::Failure;
 use super::drive::Window;
 use super::meter::Used;
+use super::raw::BASELINE;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -60,17 +61,24 @@ pub struct Line {
     pub samples: Vec<Sample>,
     /// Whether this machine may lack it; then the line is left out, and the reason is printed.
     pub is_optional: bool,
+    /// The raw loop that it is compared to.
+    pub baseline: &'static str,
 }
 
 impl Line {
     /// A line that every machine has.
     pub fn new(subject: Subject, cell: Cell) -> Self {
-        Self { subject, cell, samples: Vec::new(), is_optional: false }
+        Self { subject, cell, samples: Vec::new(), is_optional: false, baseline: BASELINE }
     }
 
     /// A line that depends on the kernel and the file system.
     pub fn optional(subject: Subject, cell: Cell) -> Self {
         Self { is_optional: true, ..Self::new(subject, cell) }
+    }
+
+    /// Compared to another raw loop.
+    pub fn against(self, baseline: &'static str) -> Self {
+        Self { baseline, ..self }
     }
 
     /// The median over the rounds of what `of` takes from each; `None` where a round has none.
@@ -106,6 +114,11 @@ impl Sample {
         let commits = latencies.0.len() as u64;
         let percentiles_ns = [0.5, 0.99, 0.999].map(|share| latencies.percentile(share));
         Self { commits, elapsed, percentiles_ns, used, file_bytes_per_entry: None }
+    }
+
+    /// Each commit was of so many entries; latencies stay those of a commit.
+    pub fn of_entries(self, entries_per_commit: u64) -> Self {
+        Self { commits: self.commits * entries_per_commit, ..self }
     }
 
     /// Adds by how much the files grew, or their used part, in bytes per entry.

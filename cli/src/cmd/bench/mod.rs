@@ -71,6 +71,9 @@ pub struct Arguments {
     /// Only these strategies of the library.
     #[arg(long, value_delimiter = ',', value_enum)]
     strategy: Vec<Strategy>,
+    /// Appending without sync, too, against a raw loop of large writes; fills the page cache.
+    #[arg(long)]
+    append: bool,
     /// The library's shared log also with so many commits in flight at once, instead of what it chooses.
     #[arg(long, value_delimiter = ',', value_enum)]
     depth: Vec<Depth>,
@@ -224,6 +227,10 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
         for strategy in arguments.strategies() {
             lines.extend(ours::lines(scratch, strategy, &arguments.depth, &committers, bytes));
         }
+    }
+    if arguments.append {
+        lines.push(raw::stream_line(&files));
+        lines.extend(ours::append_lines(scratch, &arguments.strategies()));
     }
     Ok(lines)
 }

@@ -15,6 +15,9 @@ use durability::walog::{SyncWalWriter, WalMaintenance, WalOptions, WalWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Appends between two looks at the clock, so that looking costs nothing beside them.
+const APPENDS_TIMED: u64 = 64;
+
 type Shared = SyncWalWriter<(), dyn DurableDirectory>;
 type Single = WalWriter<(), dyn DurableDirectory>;
 
@@ -146,6 +149,26 @@ pub fn lines(
     lines
 }
 
+/// Appending alone: flushed by the log's own rule, and never made durable within the measured time.
+pub fn append_lines(below: &Path, strategies: &[Strategy]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for strategy in strategies {
+        for (name, measure) in [(raw::APPEND_ONLY, append as Measure), ("Sync append only", append_shared)] {
+            let subject = Subject {
+                kind: Kind::Ours,
+                name,
+                strategy: strategy.name(),
+                waiting: Waiting::None,
+                committers: 1,
+                entry_bytes: raw::STREAM_ENTRY_BYTES,
+            };
+            let options = WalOptions::default();
+            lines.push(line(subject, below, *strategy, options, measure).against(raw::STREAM));
+        }
+    }
+    lines
+}
+
 fn line(subject: Subject, below: &Path, strategy: Strategy, options: WalOptions, measure: Measure) -> Line {
     let (below, entry) = (PathBuf::from(below), raw::entry(subject.entry_bytes));
     let committers = subject.committers;
@@ -217,6 +240,44 @@ fn own(
     // Cuts what was preallocated and not used.
     wal.close()?;
     Ok((sample, entries))
+}
+
+fn append(
+    directory: Arc<dyn DurableDirectory>,
+    options: WalOptions,
+    window: &Window<'_>,
+    _: usize,
+    entry: &[u8],
+) -> Result<(Sample, u64), Failure> {
+    let mut wal = Single::open_with(directory, options)?;
+    let sample = drive::alone(window, || {
+        for _ in 0..APPENDS_TIMED {
+            wal.append_bytes(entry)?;
+        }
+        Ok(())
+    })?;
+    let entries = wal.last_entry_id();
+    wal.close()?;
+    Ok((sample.of_entries(APPENDS_TIMED), entries))
+}
+
+fn append_shared(
+    directory: Arc<dyn DurableDirectory>,
+    options: WalOptions,
+    window: &Window<'_>,
+    _: usize,
+    entry: &[u8],
+) -> Result<(Sample, u64), Failure> {
+    let wal = Shared::configure(directory, options)?;
+    let sample = drive::alone(window, || {
+        for _ in 0..APPENDS_TIMED {
+            wal.append_bytes(entry)?;
+        }
+        Ok(())
+    })?;
+    let entries = wal.last_entry_id();
+    wal.close()?;
+    Ok((sample.of_entries(APPENDS_TIMED), entries))
 }
 
 /// What `auto` takes below a folder: the strategy, and what was measured.

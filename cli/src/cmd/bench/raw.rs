@@ -24,6 +24,17 @@ const FILE_BYTES_MIN: usize = 16 << 20;
 /// The raw loop to which every line is compared.
 pub const BASELINE: &str = "zero-filled";
 
+/// Writes of [`STREAM_BYTES`] that nobody syncs: what appending without sync is compared to.
+pub const STREAM: &str = "64 KiB writes";
+/// Bytes of one of them.
+const STREAM_BYTES: usize = 64 << 10;
+/// Bytes of an entry of which they are made.
+pub const STREAM_ENTRY_BYTES: usize = 1 << 10;
+/// What the strategy of lines is called that make nothing durable.
+pub const NO_SYNC: &str = "no sync";
+/// Name of the library's line that is compared to them.
+pub const APPEND_ONLY: &str = "append only";
+
 /// Names of the loops with one commit in flight.
 pub const DEPTH_1: [&str; 5] = ["growing", BASELINE, RING_LINKED, O_DSYNC, RING_DIRECT];
 /// Direct writes to a file opened with `O_DSYNC`, without a ring.
@@ -147,6 +158,29 @@ pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize) -> Vec<Line> {
             cell(|f, w, e| direct_ring(f, w, e, DEPTH)),
         ),
     ]
+}
+
+/// The raw loop of large writes.
+pub fn stream_line(files: &Arc<Files>) -> Line {
+    let subject = Subject {
+        kind: Kind::Raw,
+        name: STREAM,
+        strategy: NO_SYNC,
+        waiting: Waiting::None,
+        committers: 1,
+        entry_bytes: STREAM_ENTRY_BYTES,
+    };
+    let (files, block) = (Arc::clone(files), entry(STREAM_BYTES));
+    let cell = Box::new(move |window: &Window<'_>| {
+        let growing = files.growing()?;
+        let file = growing.file.as_ref().ok_or("no file")?;
+        let mut cursor = Cursor::new(block.len(), u64::MAX);
+        let sample = drive::alone(window, || Ok(write_all_at(file, &block, cursor.take())?))?;
+        Ok(sample
+            .of_entries((STREAM_BYTES / STREAM_ENTRY_BYTES) as u64)
+            .with_file_bytes(STREAM_ENTRY_BYTES as f64))
+    });
+    Line::new(subject, cell).against(STREAM)
 }
 
 /// The reference engines for entries of one size.

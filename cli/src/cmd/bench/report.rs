@@ -30,7 +30,8 @@ pub struct Row {
     pub device_flushes_per_commit: Option<f64>,
     /// Bytes that the device wrote, per commit.
     pub device_bytes_per_commit: Option<f64>,
-    /// Commits per second, over those of the zero-filled raw loop with entries of the same size.
+    /// Commits per second, over those of the zero-filled raw loop with entries of the same size; appending
+    /// without sync over the raw loop of large writes.
     pub ratio_to_raw: Option<f64>,
     /// With one commit in flight: over those of the best raw loop with one in flight.
     pub ratio_to_best_raw: Option<f64>,
@@ -73,14 +74,14 @@ fn row(line: &Line, lines: &[Line]) -> Row {
         let size = line.subject.entry_bytes;
         lines.iter().filter(move |other| other.subject.kind == Kind::Raw && other.subject.entry_bytes == size)
     };
-    let baseline = raw_of_size().find(|raw| raw.subject.name == raw::BASELINE);
+    let baseline = raw_of_size().find(|raw| raw.subject.name == line.baseline);
     let depth_1 = |subject: &Subject| raw::DEPTH_1.contains(&subject.name);
     let best = raw_of_size()
         .filter(|raw| depth_1(&raw.subject))
         .max_by(|a, b| a.commits_per_s().unwrap_or(0.0).total_cmp(&b.commits_per_s().unwrap_or(0.0)))
         .filter(|_| match line.subject.kind {
             Kind::Raw => depth_1(&line.subject),
-            Kind::Reference | Kind::Ours => line.subject.committers == 1,
+            Kind::Reference | Kind::Ours => line.subject.committers == 1 && line.baseline == raw::BASELINE,
         });
     Row {
         subject: line.subject.clone(),
