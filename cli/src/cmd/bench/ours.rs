@@ -250,15 +250,10 @@ fn append(
     entry: &[u8],
 ) -> Result<(Sample, u64), Failure> {
     let mut wal = Single::open_with(directory, options)?;
-    let sample = drive::alone(window, || {
-        for _ in 0..APPENDS_TIMED {
-            wal.append_bytes(entry)?;
-        }
-        Ok(())
-    })?;
+    let sample = append_in_groups(window, || wal.append_bytes(entry))?;
     let entries = wal.last_entry_id();
     wal.close()?;
-    Ok((sample.of_entries(APPENDS_TIMED), entries))
+    Ok((sample, entries))
 }
 
 fn append_shared(
@@ -269,15 +264,23 @@ fn append_shared(
     entry: &[u8],
 ) -> Result<(Sample, u64), Failure> {
     let wal = Shared::configure(directory, options)?;
+    let sample = append_in_groups(window, || wal.append_bytes(entry))?;
+    let entries = wal.last_entry_id();
+    wal.close()?;
+    Ok((sample, entries))
+}
+
+fn append_in_groups(
+    window: &Window<'_>,
+    mut append: impl FnMut() -> PersistenceResult<u64>,
+) -> Result<Sample, Failure> {
     let sample = drive::alone(window, || {
         for _ in 0..APPENDS_TIMED {
-            wal.append_bytes(entry)?;
+            append()?;
         }
         Ok(())
     })?;
-    let entries = wal.last_entry_id();
-    wal.close()?;
-    Ok((sample.of_entries(APPENDS_TIMED), entries))
+    Ok(sample.of_entries(APPENDS_TIMED))
 }
 
 /// What `auto` takes below a folder: the strategy, and what was measured.
