@@ -28,10 +28,10 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
 use crate::storage::{Directory, Effect, Environment, Wait};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 mod tickets;
 
@@ -179,11 +179,11 @@ impl<D: Directory + ?Sized> Committer<D> {
             let turn = queue.turn(entry_id, effect);
             if turn == Turn::Wait {
                 if key.is_none() {
-                    let wake = Wake::Driver(std::thread::current());
+                    let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
                 drop(queue);
-                std::thread::park();
+                thread::park();
                 queue = self.queue();
                 continue;
             }
@@ -210,7 +210,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         if queue.batch_entries > 1 {
             // Those who were told a moment ago are about to append: worth one look before the batch is taken.
             drop(queue);
-            std::thread::yield_now();
+            thread::yield_now();
             queue = self.queue();
         }
         if queue.needs_segment() {
@@ -360,7 +360,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue.check()?;
             if queue.submitting || !(queue.pending.is_empty() || forgetful) {
                 drop(queue);
-                std::thread::yield_now();
+                thread::yield_now();
                 continue;
             }
             if queue.flights.is_empty() {
@@ -372,7 +372,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 Turn::Reap => drop(self.reap(queue)),
                 _ => {
                     drop(queue);
-                    std::thread::yield_now();
+                    thread::yield_now();
                 }
             }
         }
@@ -407,7 +407,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         let joined = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(handle) = joined else { return };
         // A callback may drop the last handle, on the very thread that would be waited for.
-        if handle.thread().id() != std::thread::current().id() {
+        if handle.thread().id() != thread::current().id() {
             let _ = handle.join();
         }
     }

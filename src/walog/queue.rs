@@ -14,9 +14,9 @@ use crate::framing::Batch;
 use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, PIPELINE_DEPTH_FAST, PIPELINE_DEPTH_SLOW};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
+use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::Duration;
 
 /// The state behind the lock.

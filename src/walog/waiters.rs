@@ -6,10 +6,10 @@
 //! Invariant: the list is ordered by entry id, so that those whose commit is done are a prefix of it.
 
 use crate::error::PersistenceResult;
+use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
-use std::thread::Thread;
 
 /// What is called when an entry is durable, or cannot become so.
 pub(super) type Callback = Box<dyn FnOnce(PersistenceResult<u64>) + Send>;
@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn one_of_several_for_the_same_entry_is_forgotten_by_its_key() {
         let mut waiters = Waiters::default();
-        let keys: Vec<_> = (0..3).map(|_| waiters.add(7, Wake::Driver(std::thread::current()))).collect();
+        let keys: Vec<_> =
+            (0..3).map(|_| waiters.add(7, Wake::Driver(crate::sync::thread::current()))).collect();
         assert!(waiters.remove(7, keys[1]).is_some());
         assert!(waiters.remove(7, keys[1]).is_none());
         assert!(waiters.remove(8, keys[0]).is_none());
