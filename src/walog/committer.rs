@@ -178,7 +178,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             let turn = queue.turn(entry_id, effect);
             if turn == Turn::Wait {
-                if key.is_none() {
+                // Told of a refusal, its entry may have gone with somebody else's next try: back to waiting.
+                let listed = key.is_some_and(|key| queue.waiters(effect).contains(entry_id, key));
+                if planted::on("look_before_listing") {
+                    drop(queue);
+                    queue = self.queue();
+                }
+                if !listed && !(key.is_some() && planted::on("told_waits_unlisted")) {
                     let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
@@ -227,7 +233,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 Ok((Err(error), .., tripped)) => {
                     // Nothing was taken yet: what is pending stays so.
                     std::mem::forget(role);
-                    queue.submitting = false;
+                    queue.submitting = planted::on("refusal_keeps_role");
                     if tripped {
                         queue.fail(error)
                     } else {
@@ -301,7 +307,9 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Publishes the watermarks, and tells everybody who has something to learn from them.
     fn tell<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
-        let told_durable = self.durable.swap(queue.durable_entry_id, Ordering::Release);
+        let late = planted::on("tell_before_watermark");
+        let published = if late { self.durable_entry_id() } else { queue.durable_entry_id };
+        let told_durable = self.durable.swap(published, Ordering::Release);
         let told_flushed = queue.tell_flushed();
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
@@ -318,6 +326,9 @@ impl<D: Directory + ?Sized> Committer<D> {
             });
         }
         self.observe_progress((told_flushed, told_durable), (flushed, durable));
+        if late {
+            self.durable.fetch_max(durable, Ordering::Release);
+        }
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
         self.queue()
     }

@@ -90,6 +90,11 @@ impl Waiters {
         self.list.remove(at).map(|waiter| waiter.wake)
     }
 
+    /// Whether it is still to be told.
+    pub fn contains(&self, entry_id: u64, key: u64) -> bool {
+        self.position(entry_id, key).is_some()
+    }
+
     /// Tells another task instead of the one that was registered; `false` when it has been told already.
     pub fn renew(&mut self, entry_id: u64, key: u64, waker: &Waker) -> bool {
         let Some(at) = self.position(entry_id, key) else { return false };

@@ -6,6 +6,7 @@
 use super::{Committer, Turn};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
+use crate::planted;
 use crate::storage::{Directory, Effect};
 use crate::sync::thread;
 use crate::walog::queue::Owner;
@@ -81,7 +82,9 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         drop(queue);
         *slot = Some(spawned);
         // It may have looked before it was known.
-        thread.unpark();
+        if !planted::on("owner_starts_unwoken") {
+            thread.unpark();
+        }
         Ok(())
     }
 
@@ -152,7 +155,7 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
                 let durable_entry_id = queue.durable_entry_id;
                 break Err(PersistenceError::TimedOut { entry_id, durable_entry_id });
             }
-            if key.is_none() {
+            if !key.is_some_and(|key| queue.waiters.contains(entry_id, key)) {
                 key = Some(queue.waiters.add(entry_id, Wake::Watcher(thread::current())));
             }
             drop(queue);
