@@ -14,6 +14,7 @@ pub mod publish;
 pub mod recordlog;
 pub mod recover;
 pub mod storage;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod walog;

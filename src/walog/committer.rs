@@ -28,10 +28,10 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
 use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Wait};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 mod tickets;
 
@@ -179,12 +179,18 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             let turn = queue.turn(entry_id, effect);
             if turn == Turn::Wait {
-                if key.is_none() {
-                    let wake = Wake::Driver(std::thread::current());
+                // Told of a refusal, its entry may have gone with somebody else's next try: back to waiting.
+                let listed = key.is_some_and(|key| queue.waiters(effect).contains(entry_id, key));
+                if planted::on("look_before_listing") {
+                    drop(queue);
+                    queue = self.queue();
+                }
+                if !listed && !(key.is_some() && planted::on("told_waits_unlisted")) {
+                    let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
                 drop(queue);
-                std::thread::park();
+                thread::park();
                 queue = self.queue();
                 continue;
             }
@@ -211,7 +217,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         if queue.batch_entries > 1 {
             // Those who were told a moment ago are about to append: worth one look before the batch is taken.
             drop(queue);
-            std::thread::yield_now();
+            thread::yield_now();
             queue = self.queue();
         }
         if queue.needs_segment() {
@@ -228,7 +234,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 Ok((Err(error), .., tripped)) => {
                     // Nothing was taken yet: what is pending stays so.
                     std::mem::forget(role);
-                    queue.submitting = false;
+                    queue.submitting = planted::on("refusal_keeps_role");
                     if tripped {
                         queue.fail(error)
                     } else {
@@ -302,7 +308,9 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Publishes the watermarks, and tells everybody who has something to learn from them.
     fn tell<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
-        let told_durable = self.durable.swap(queue.durable_entry_id, Ordering::Release);
+        let late = planted::on("tell_before_watermark");
+        let published = if late { self.durable_entry_id() } else { queue.durable_entry_id };
+        let told_durable = self.durable.swap(published, Ordering::Release);
         let told_flushed = queue.tell_flushed();
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
@@ -319,6 +327,9 @@ impl<D: Directory + ?Sized> Committer<D> {
             });
         }
         self.observe_progress((told_flushed, told_durable), (flushed, durable));
+        if late {
+            self.durable.fetch_max(durable, Ordering::Release);
+        }
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
         self.queue()
     }
@@ -361,7 +372,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue.check()?;
             if queue.submitting || !(queue.pending.is_empty() || forgetful) {
                 drop(queue);
-                std::thread::yield_now();
+                thread::yield_now();
                 continue;
             }
             if queue.flights.is_empty() {
@@ -373,7 +384,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 Turn::Reap => drop(self.reap(queue)),
                 _ => {
                     drop(queue);
-                    std::thread::yield_now();
+                    thread::yield_now();
                 }
             }
         }
@@ -408,7 +419,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         let joined = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(handle) = joined else { return };
         // A callback may drop the last handle, on the very thread that would be waited for.
-        if handle.thread().id() != std::thread::current().id() {
+        if handle.thread().id() != thread::current().id() {
             let _ = handle.join();
         }
     }

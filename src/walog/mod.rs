@@ -38,5 +38,7 @@ pub use writer::WalWriter;
 pub(crate) use reader::at_entry;
 pub(crate) use walk::{Requirements, read_chain};
 
+#[cfg(all(test, durability_shuttle))]
+mod models;
 #[cfg(test)]
 mod tests;

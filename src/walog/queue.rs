@@ -14,9 +14,9 @@ use crate::framing::Batch;
 use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, PIPELINE_DEPTH_FAST, PIPELINE_DEPTH_SLOW};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
+use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::Duration;
 
 /// The state behind the lock.
@@ -329,6 +329,9 @@ impl Queue {
             return;
         };
         flight.completed = true;
+        if planted::on("watermark_out_of_order") {
+            self.durable_entry_id = self.durable_entry_id.max(flight.last_entry_id);
+        }
         let took = now.saturating_sub(flight.began).as_nanos() as u64;
         self.commit_ns =
             if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
@@ -369,11 +372,17 @@ impl Queue {
         self.waiters.take_reached(self.durable_entry_id, told);
         self.flush_waiters.take_reached(self.flushed_entry_id, told);
         if let Err(error) = self.check() {
+            if planted::on("poison_forgets_waiters") {
+                return Some(error);
+            }
             self.waiters.take_behind(0, told);
             self.flush_waiters.take_behind(0, told);
             return Some(error);
         }
         let refusal = self.refusal.as_ref().filter(|refusal| refusal.last_entry_id > self.begun_entry_id)?;
+        if planted::on("refusal_forgets_waiters") {
+            return None;
+        }
         // What is in flight is not refused.
         self.waiters.take_behind(self.begun_entry_id, told);
         self.flush_waiters.take_behind(self.begun_entry_id, told);
@@ -399,7 +408,7 @@ impl Queue {
     /// Whoever should drive when the present driver stops: somebody who waits, where a role that it needs is
     /// free.
     pub fn next_driver(&mut self) -> Option<Thread> {
-        if self.failure.is_some() {
+        if self.failure.is_some() || planted::on("forget_next_driver") {
             return None;
         }
         if let Some(owner) = self.call_owner() {

@@ -6,10 +6,10 @@
 //! Invariant: the list is ordered by entry id, so that those whose commit is done are a prefix of it.
 
 use crate::error::PersistenceResult;
+use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
-use std::thread::Thread;
 
 /// What is called when an entry is durable, or cannot become so.
 pub(super) type Callback = Box<dyn FnOnce(PersistenceResult<u64>) + Send>;
@@ -90,6 +90,11 @@ impl Waiters {
         self.list.remove(at).map(|waiter| waiter.wake)
     }
 
+    /// Whether it is still to be told.
+    pub fn contains(&self, entry_id: u64, key: u64) -> bool {
+        self.position(entry_id, key).is_some()
+    }
+
     /// Tells another task instead of the one that was registered; `false` when it has been told already.
     pub fn renew(&mut self, entry_id: u64, key: u64, waker: &Waker) -> bool {
         let Some(at) = self.position(entry_id, key) else { return false };
@@ -160,7 +165,8 @@ mod tests {
     #[test]
     fn one_of_several_for_the_same_entry_is_forgotten_by_its_key() {
         let mut waiters = Waiters::default();
-        let keys: Vec<_> = (0..3).map(|_| waiters.add(7, Wake::Driver(std::thread::current()))).collect();
+        let keys: Vec<_> =
+            (0..3).map(|_| waiters.add(7, Wake::Driver(crate::sync::thread::current()))).collect();
         assert!(waiters.remove(7, keys[1]).is_some());
         assert!(waiters.remove(7, keys[1]).is_none());
         assert!(waiters.remove(8, keys[0]).is_none());

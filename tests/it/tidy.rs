@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("error", 0),
     ("limits", 0),
     ("planted", 0),
+    ("sync", 0),
     ("formats", 1),
     ("codec", 1),
     ("storage", 2),

@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) failing_sync: Option<u64>,
     /// Syncs and durable commits promise and do nothing.
     pub(super) lying: bool,
+    /// How long each completion takes.
+    pub(super) pause: Option<Duration>,
 }
 
 impl World {
@@ -87,6 +89,7 @@ impl SimDisk {
             locked_inodes: BTreeSet::new(),
             failing_sync: None,
             lying: false,
+            pause: None,
         };
         Self { shared: Arc::new(Mutex::new(world)) }
     }
@@ -107,6 +110,12 @@ impl SimDisk {
         self.world().lying = true;
     }
 
+    /// From now on each completion of a commit takes this long, in real time: threads that share a log then
+    /// meet more of each other's commits in flight.
+    pub fn slow_down(&self, pause: Duration) {
+        self.world().pause = Some(pause);
+    }
+
     /// How many operations the run has done.
     pub fn operations(&self) -> usize {
         self.world().history.changes.len()
@@ -125,6 +134,7 @@ impl SimDisk {
             locked_inodes: BTreeSet::new(),
             failing_sync: None,
             lying: false,
+            pause: None,
         };
         Self { shared: Arc::new(Mutex::new(killed)) }
     }

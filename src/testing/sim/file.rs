@@ -98,7 +98,12 @@ impl CommitFile for SimFile {
         Ok(())
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a slow disk is slow in real time")]
     fn reap(&self, _wait: Wait) -> PersistenceResult<Option<Completion>> {
+        let pause = self.disk.world().pause;
+        if let Some(pause) = pause {
+            crate::sync::thread::sleep(pause);
+        }
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         if in_flight.is_empty() {
             return Ok(None);

@@ -6,7 +6,9 @@
 use super::{Committer, Turn};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
+use crate::planted;
 use crate::storage::{Directory, Effect};
+use crate::sync::thread;
 use crate::walog::queue::Owner;
 use crate::walog::waiters::{Callback, Wake, call};
 use std::sync::{Arc, PoisonError};
@@ -69,7 +71,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             return Ok(());
         }
         let committer = Arc::clone(self);
-        let spawned = std::thread::Builder::new()
+        let spawned = thread::Builder::new()
             .name("durability-commit".to_owned())
             .spawn(move || committer.drive_tickets())
             .map_err(|source| PersistenceError::io("start a thread for", "commits", None, source))?;
@@ -80,7 +82,9 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         drop(queue);
         *slot = Some(spawned);
         // It may have looked before it was known.
-        thread.unpark();
+        if !planted::on("owner_starts_unwoken") {
+            thread.unpark();
+        }
         Ok(())
     }
 
@@ -106,7 +110,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
                     if let Some(next) = next {
                         next.unpark();
                     }
-                    std::thread::park();
+                    thread::park();
                     let mut queue = self.queue();
                     if let Some(owner) = &mut queue.owner {
                         owner.parked = false;
@@ -151,11 +155,11 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
                 let durable_entry_id = queue.durable_entry_id;
                 break Err(PersistenceError::TimedOut { entry_id, durable_entry_id });
             }
-            if key.is_none() {
-                key = Some(queue.waiters.add(entry_id, Wake::Watcher(std::thread::current())));
+            if !key.is_some_and(|key| queue.waiters.contains(entry_id, key)) {
+                key = Some(queue.waiters.add(entry_id, Wake::Watcher(thread::current())));
             }
             drop(queue);
-            std::thread::park_timeout(left);
+            thread::park_timeout(left);
             queue = self.queue();
         };
         key.map(|key| queue.waiters.remove(entry_id, key));

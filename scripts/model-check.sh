@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Model checking of what threads wait for: the shared log's committer, and the reaper role of files on a ring.
+#
+#   scripts/model-check.sh               short: every model, 2,000 schedules each, and every planted bug
+#   scripts/model-check.sh long [N]      every model, N schedules each (1,000,000 unless told)
+#   scripts/model-check.sh plants        only the planted bugs
+#   scripts/model-check.sh replay MODEL  one schedule again; DURABILITY_MODEL_SCHEDULE holds it
+#
+# shuttle runs the threads of a model one at a time and decides at every lock, park and wake-up who goes on:
+# half of the schedules at random, half with few preemptions (PCT). A thread that nobody wakes is a deadlock, and
+# is found as one. DURABILITY_MODEL_SEED (1 unless told) seeds both halves: the same seed, the same schedules.
+# Each plant is a bug behind `planted::on`; it must make the model that is named for it fail.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# plant | model that must catch it
+plants() {
+    cat <<'TABLE'
+forget_next_driver | walog::models::every_ticket_resolves_once_whoever_waits
+look_before_listing | walog::models::every_durable_append_returns_and_is_durable
+told_waits_unlisted | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds
+refusal_forgets_waiters | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds
+refusal_keeps_role | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds
+poison_forgets_waiters | walog::models::a_failed_commit_reaches_everybody_who_waits
+tell_before_watermark | walog::models::every_ticket_resolves_once_whoever_waits
+owner_starts_unwoken | walog::models::every_ticket_resolves_once_whoever_waits
+watermark_out_of_order | walog::models::every_durable_append_returns_and_is_durable
+TABLE
+}
+
+# For teeth.sh, which compares what is planted with what is listed.
+if [ "${1:-}" = list-plants ]; then
+    plants | sed 's/ *|.*//'
+    exit 0
+fi
+
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+export RUST_BACKTRACE=0 DURABILITY_MODEL_SEED="${DURABILITY_MODEL_SEED:-1}"
+unset DURABILITY_PLANTED SHUTTLE_RANDOM_SEED
+
+began=$SECONDS
+# A long run is optimised; assertions stay on.
+optimise=0
+[ "${1:-short}" != long ] || optimise=2
+CARGO_PROFILE_DEV_OPT_LEVEL=$optimise CARGO_TARGET_DIR="$PWD/target/models" \
+    RUSTFLAGS="${RUSTFLAGS:-} --cfg durability_shuttle --cfg durability_planted" \
+    cargo test -p durability --lib --no-run --message-format=json >"$scratch/build"
+models="$(grep -F '"kind":["lib"]' "$scratch/build" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)"
+echo "built in $((SECONDS - began)) s"
+
+explore() {
+    local began=$SECONDS
+    if ! DURABILITY_MODEL_SCHEDULES="$1" "$models" models:: --nocapture >"$scratch/output" 2>&1; then
+        cat "$scratch/output"
+        exit 1
+    fi
+    grep '^MODEL ' "$scratch/output" | sort
+    awk -v s="$((SECONDS - began))" '/^MODEL / { for (i = 1; i < NF; i++) if ($(i + 1) == "schedules,") sum += $i; models++ }
+        END { print models " models, " sum " schedules in " s " s, none of which deadlocks or breaks a promise" }' "$scratch/output"
+}
+
+catch_plants() {
+    local missed=0 plant model code verdict
+    while IFS='|' read -r plant model; do
+        code=0
+        DURABILITY_PLANTED="$plant" DURABILITY_MODEL_SCHEDULES=20000 \
+            timeout 120 "$models" --exact "$model" >"$scratch/output" 2>&1 || code=$?
+        verdict=caught
+        if ! grep -q '^test result: FAILED. 0 passed; 1 failed' "$scratch/output"; then
+            verdict=MISSED
+            missed=$((missed + 1))
+        fi
+        printf '%-28s | %-96s | %s\n' "$plant" "$model" "$verdict"
+    done < <(plants | sed 's/ *| */|/g')
+    [ "$missed" -eq 0 ]
+}
+
+case "${1:-short}" in
+short)
+    explore 2000
+    catch_plants
+    ;;
+long)
+    explore "${2:-1000000}"
+    ;;
+plants)
+    catch_plants
+    ;;
+replay)
+    "$models" --nocapture --exact "$2"
+    ;;
+*)
+    sed -n '2,/^set /p' "$0"
+    exit 1
+    ;;
+esac
