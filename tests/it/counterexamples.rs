@@ -1,10 +1,11 @@
 //! Orders of events that once broke a promise, each as small as it could be made.
 
-use crate::power_cut::{check, payload};
+use crate::power_cut::{check, check_records, payload};
 use durability::Directory;
 use durability::DurableDirectory;
 use durability::PersistenceResult;
 use durability::codec::Codec;
+use durability::recordlog::RecordLogWriter;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalReader, WalReplayMode, WalWriter};
@@ -76,6 +77,22 @@ fn the_folder_of_a_log_is_durable_although_its_maker_died_before_it_synced_the_n
     disk.mark(wal.append_bytes_durable(&payload(1)).expect("commits"));
     drop(wal);
     power_cuts(&disk, check);
+}
+
+#[test]
+fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_name() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    faults.inject(At::next_of(Operation::SyncParentDir), Fault::Fail(ErrorKind::Other));
+    let mut log = RecordLogWriter::new(Arc::new(faults.over(disk.clone())), "records");
+    log.open().expect_err("the directory cannot be synced");
+    drop(log);
+    let disk = disk.after_kill();
+    let mut log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+    log.append_bytes(&payload(1)).expect("appends");
+    log.flush_and_sync().expect("syncs");
+    disk.mark(1);
+    drop(log);
+    power_cuts(&disk, check_records);
 }
 
 #[test]
