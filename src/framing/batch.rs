@@ -83,18 +83,29 @@ impl Batch {
         &mut self,
         encode: impl FnOnce(&mut CommitBuffer) -> PersistenceResult<()>,
     ) -> PersistenceResult<u64> {
-        let start = self.buffer.len();
-        self.buffer.extend_from_slice(&[0; ENTRY_LENGTH_BYTES]);
-        let encoded = encode(&mut self.buffer).and_then(|()| self.check_entry(start));
-        if let Err(error) = encoded {
-            self.buffer.truncate(start);
-            return Err(error);
-        }
-        let length = frame::entry_length(&self.buffer[start + ENTRY_LENGTH_BYTES..]);
-        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length);
-        let entry_id = self.next_entry_id();
-        self.entry_count += 1;
-        Ok(entry_id)
+        self.all_or_nothing(|batch| {
+            let start = batch.buffer.len();
+            batch.buffer.extend_from_slice(&[0; ENTRY_LENGTH_BYTES]);
+            encode(&mut batch.buffer)?;
+            batch.check_entry(start)?;
+            let length = frame::entry_length(&batch.buffer[start + ENTRY_LENGTH_BYTES..]);
+            batch.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length);
+            let entry_id = batch.next_entry_id();
+            batch.entry_count += 1;
+            Ok(entry_id)
+        })
+    }
+
+    /// Does what `act` does to the batch, or nothing: an error or a panic of it (a codec is not ours) leaves
+    /// the batch as it was. Half an entry that stayed would make the whole frame unreadable.
+    pub fn all_or_nothing<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> PersistenceResult<T>,
+    ) -> PersistenceResult<T> {
+        let undo = Undo { mark: self.mark(), batch: self };
+        let done = act(undo.batch)?;
+        std::mem::forget(undo);
+        Ok(done)
     }
 
     fn check_entry(&self, start: usize) -> PersistenceResult<()> {
@@ -169,6 +180,18 @@ impl Batch {
         buffer.clear();
         buffer.resize(front + FRAME_HEADER_BYTES, 0);
         Self { buffer, front, first_entry_id, entry_count: 0 }
+    }
+}
+
+/// Rolls a batch back when it is dropped.
+struct Undo<'a> {
+    batch: &'a mut Batch,
+    mark: (usize, u32),
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.batch.roll_back(self.mark);
     }
 }
 

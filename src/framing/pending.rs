@@ -100,16 +100,7 @@ impl Pending {
         self.flush(sink, Effect::Flushed)?;
         let batch = self.batch(sink);
         let mark = batch.mark();
-        let mut ids = Vec::with_capacity(count);
-        for index in 0..count {
-            match push(batch, index) {
-                Ok(entry_id) => ids.push(entry_id),
-                Err(error) => {
-                    batch.roll_back(mark);
-                    return Err(error);
-                }
-            }
-        }
+        let ids = batch.all_or_nothing(|batch| (0..count).map(|index| push(batch, index)).collect())?;
         self.flush_by_policy(sink, mark)?;
         Ok(ids)
     }

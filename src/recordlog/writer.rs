@@ -212,6 +212,13 @@ fn open_log<D: Directory + ?Sized>(
     Ok(Open { sink, pending: Pending::default(), _lock: lock })
 }
 
+fn sync_name<D: Directory + ?Sized>(directory: &D, path: &str) -> PersistenceResult<()> {
+    match directory.as_durable() {
+        Some(durable) if !planted::on("skip_record_log_directory_sync") => durable.sync_parent_dir(path),
+        _ => Ok(()),
+    }
+}
+
 impl Sink {
     /// A new log, or one whose file was created and never begun.
     fn begin<D: Directory + ?Sized>(
@@ -232,11 +239,7 @@ impl Sink {
         let bytes = buffer.len();
         let (result, _) = sink.file.commit(Commit { id: 0, offset: 0, buffer, range: 0..bytes, effect });
         result?;
-        if let Some(durable) =
-            directory.as_durable().filter(|_| !planted::on("skip_record_log_directory_sync"))
-        {
-            durable.sync_parent_dir(path)?;
-        }
+        sync_name(directory, path)?;
         Ok(sink)
     }
 
@@ -255,6 +258,8 @@ impl Sink {
             let region = Region { path: path.to_owned(), from, to: found.end.offset };
             write_again(directory, &region, FRAME_ALIGNMENT_MIN)?;
         }
+        // Whoever made the file may have died before its name was durable.
+        sync_name(directory, path)?;
         let how = FileOptions::existing().aligned(FRAME_ALIGNMENT_MIN).locked();
         let file = open_commit_file(directory, path, &how)?;
         let mut sink = Self::new(directory, file, options, &found.header);

@@ -73,7 +73,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     fn queue(&self) -> Guard<'_> {
-        // A panic while the lock is held can only be an allocation failure; the batch rolls itself back.
+        // A panic while the lock is held comes from a codec (or a failed allocation); the batch rolls itself back.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -13,13 +13,12 @@ use crate::storage::Directory;
 use std::time::Duration;
 
 pub(super) fn prepare_folder<D: Directory + ?Sized>(directory: &D, how: OpenMode) -> PersistenceResult<()> {
-    if directory.try_exists(names::WAL_DIRECTORY)? {
-        return Ok(());
-    }
-    if matches!(how, OpenMode::Existing { .. }) {
-        return Err(PersistenceError::NotFound { path: names::WAL_DIRECTORY.to_owned() });
+    if matches!(how, OpenMode::Existing { .. }) && catalogue::list_names(directory)?.0.is_empty() {
+        // Not even a lock is made where a log was expected.
+        return Err(PersistenceError::NotFound { path: names::segment_path(1) });
     }
     match directory.as_durable() {
+        // Also where the folder exists: whoever made it may have died before its name was durable.
         Some(durable) if !planted::on("skip_folder_sync") => {
             durable.create_dir_all_durable(names::WAL_DIRECTORY)
         }
@@ -38,7 +37,11 @@ pub(super) fn await_predecessor<D: Directory + ?Sized>(
     let (segments, spares) = catalogue::list_names(directory)?;
     let segments = segments.into_iter().map(names::segment_path);
     for path in segments.chain(spares.into_iter().map(names::spare_path)) {
-        directory.await_unlocked(&path, wait)?;
+        match directory.await_unlocked(&path, wait) {
+            // Truncation beside us was faster; nothing lands there any more.
+            Err(error) if error.is_not_found() => {}
+            awaited => awaited?,
+        }
     }
     Ok(())
 }

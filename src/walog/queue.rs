@@ -161,14 +161,9 @@ impl Queue {
         count: usize,
         push: &mut impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let mark = self.pending.mark();
         let first = self.pending.next_entry_id();
-        for index in 0..count {
-            if let Err(error) = push(&mut self.pending, index) {
-                self.pending.roll_back(mark);
-                return Err(error);
-            }
-        }
+        self.pending
+            .all_or_nothing(|batch| (0..count).try_for_each(|index| push(batch, index).map(|_| ())))?;
         self.unflushed += count;
         Ok(first)
     }

@@ -7,6 +7,7 @@
 )]
 
 mod conformance;
+mod counterexamples;
 mod damage;
 mod decoder;
 mod faults;

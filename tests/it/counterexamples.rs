@@ -1,0 +1,117 @@
+//! Orders of events that once broke a promise, each as small as it could be made.
+
+use crate::power_cut::{check, check_records, payload};
+use durability::Directory;
+use durability::DurableDirectory;
+use durability::PersistenceResult;
+use durability::codec::Codec;
+use durability::recordlog::RecordLogWriter;
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
+use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
+use durability::walog::{SyncWalWriter, WalReader, WalReplayMode, WalWriter};
+use std::io::{ErrorKind, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+type Disk = FaultyDirectory<SimDisk>;
+
+/// Panics in the middle of its second value.
+struct PanicsAtTwo;
+
+impl Codec<u64> for PanicsAtTwo {
+    fn encode(&self, value: &u64, out: &mut dyn Write) -> PersistenceResult<()> {
+        out.write_all(&[7; 3]).expect("writes");
+        assert!(*value != 2, "the codec panics");
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> PersistenceResult<u64> {
+        assert_eq!(bytes, [7; 3]);
+        Ok(1)
+    }
+}
+
+fn read_all(disk: &SimDisk) -> u64 {
+    let reader = WalReader::<u64, SimDisk>::new(Arc::new(disk.clone()));
+    let read = reader.replay_decoded(&PanicsAtTwo, 1, WalReplayMode::Strict, |_| Ok(()));
+    read.expect("what was acknowledged is read back").entries
+}
+
+#[test]
+fn a_codec_that_panics_appends_nothing_to_a_log_that_threads_share() {
+    let disk = SimDisk::new(1);
+    let wal = SyncWalWriter::<u64, SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+    assert!(catch_unwind(AssertUnwindSafe(|| wal.append_encoded(&PanicsAtTwo, &2))).is_err());
+    wal.append_encoded(&PanicsAtTwo, &1).expect("appends");
+    wal.flush_and_sync().expect("commits");
+    drop(wal);
+    assert_eq!(read_all(&disk), 1);
+}
+
+#[test]
+fn a_codec_that_panics_appends_nothing_of_a_batch() {
+    let disk = SimDisk::new(1);
+    let mut wal = WalWriter::<u64, SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+    let batch = || wal.append_batch_encoded(&PanicsAtTwo, &[1, 1, 2]);
+    assert!(catch_unwind(AssertUnwindSafe(batch)).is_err());
+    assert_eq!(
+        wal.append_encoded(&PanicsAtTwo, &1).expect("appends"),
+        1,
+        "nothing of the batch was appended"
+    );
+    wal.close().expect("closes");
+    assert_eq!(read_all(&disk), 1);
+}
+
+fn power_cuts(disk: &SimDisk, property: impl FnMut(&SimDisk, &[u64]) -> Result<(), String>) {
+    let options = SimOptions { images_per_point: 40, ..SimOptions::default() };
+    check_crashes(disk, &options, property).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn the_folder_of_a_log_is_durable_although_its_maker_died_before_it_synced_the_name() {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all("wal").expect("makes the folder, and is killed");
+    let disk = disk.after_kill();
+    let mut wal = WalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+    disk.mark(wal.append_bytes_durable(&payload(1)).expect("commits"));
+    drop(wal);
+    power_cuts(&disk, check);
+}
+
+#[test]
+fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_name() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    faults.inject(At::next_of(Operation::SyncParentDir), Fault::Fail(ErrorKind::Other));
+    let mut log = RecordLogWriter::new(Arc::new(faults.over(disk.clone())), "records");
+    log.open().expect_err("the directory cannot be synced");
+    drop(log);
+    let disk = disk.after_kill();
+    let mut log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+    log.append_bytes(&payload(1)).expect("appends");
+    log.flush_and_sync().expect("syncs");
+    disk.mark(1);
+    drop(log);
+    power_cuts(&disk, check_records);
+}
+
+#[test]
+fn a_segment_that_truncation_takes_while_the_log_is_opened_is_nothing_to_wait_for() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let directory = Arc::new(faults.over(disk));
+    let mut wal = WalWriter::<(), Disk>::open(Arc::clone(&directory)).expect("opens");
+    wal.append_bytes_durable(b"x").expect("commits");
+    drop(wal);
+    faults.inject(At::next_of(Operation::AwaitUnlocked), Fault::Fail(ErrorKind::NotFound));
+    let wal = WalWriter::<(), Disk>::resume(directory).expect("opens");
+    assert_eq!(wal.last_entry_id(), 1);
+}
+
+#[test]
+fn resuming_where_there_is_no_log_makes_nothing() {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all_durable("wal").expect("makes a folder");
+    let error = WalWriter::<(), SimDisk>::resume(Arc::new(disk.clone())).expect_err("no log");
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(disk.list_dir("wal").expect("lists"), Vec::<String>::new());
+}
