@@ -185,7 +185,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                     drop(queue);
                     queue = self.queue();
                 }
-                if !listed && !(key.is_some() && planted::on("told_waits_unlisted")) {
+                if !(listed || key.is_some() && planted::on("told_waits_unlisted")) {
                     let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
