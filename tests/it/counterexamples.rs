@@ -8,10 +8,11 @@ use durability::codec::Codec;
 use durability::recordlog::RecordLogWriter;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{SyncWalWriter, WalReader, WalReplayMode, WalWriter};
+use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
 
@@ -93,6 +94,15 @@ fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_
     disk.mark(1);
     drop(log);
     power_cuts(&disk, check_records);
+}
+
+#[test]
+fn a_segment_may_grow_as_old_as_time_itself() {
+    let options = WalOptions { segment_age_max: Some(Duration::MAX), ..WalOptions::default() };
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(SimDisk::new(1)), options).expect("opens");
+    for id in 1..=2 {
+        assert_eq!(wal.append_bytes_durable(b"x").expect("commits"), id);
+    }
 }
 
 #[test]
