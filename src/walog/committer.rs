@@ -213,7 +213,15 @@ impl<D: Directory + ?Sized> Committer<D> {
             std::thread::yield_now();
             queue = self.queue();
         }
-        if queue.needs_segment() {
+        let needs_segment = queue.needs_segment();
+        if needs_segment && !queue.flights.is_empty() {
+            // It does so only since the turn was chosen: more was appended, or the segment grew old. Whoever
+            // drives chooses again, and collects first.
+            std::mem::forget(role);
+            queue.submitting = false;
+            return queue;
+        }
+        if needs_segment {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let made = self.with_appender(|appender| {

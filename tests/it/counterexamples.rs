@@ -6,12 +6,14 @@ use durability::DurableDirectory;
 use durability::PersistenceResult;
 use durability::codec::Codec;
 use durability::recordlog::RecordLogWriter;
-use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
+use durability::storage::Environment;
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
@@ -94,6 +96,53 @@ fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_
     disk.mark(1);
     drop(log);
     power_cuts(&disk, check_records);
+}
+
+/// Time that goes on with each look at it, once it was started.
+#[derive(Debug, Default)]
+struct Ticking(AtomicU64, AtomicBool);
+
+impl Environment for Ticking {
+    fn random(&self) -> u64 {
+        1 + self.0.fetch_add(1, Ordering::Relaxed)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(match self.1.load(Ordering::Relaxed) {
+            true => self.0.fetch_add(1, Ordering::Relaxed),
+            false => 0,
+        })
+    }
+}
+
+#[test]
+fn a_segment_that_grows_too_old_between_two_looks_is_not_sealed_under_commits_in_flight() {
+    let (disk, faults, clock) = (SimDisk::new(1), Faults::new(), Arc::new(Ticking::default()));
+    let options = WalOptions {
+        pipeline_depth: Some(2),
+        segment_age_max: Some(Duration::from_secs(1)),
+        environment: Arc::clone(&clock) as _,
+        ..WalOptions::default()
+    };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(disk.clone())), options);
+    let wal = wal.expect("opens");
+    wal.append_bytes_durable(&payload(1)).expect("commits");
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Reap), Fault::Hold(gate.clone()));
+    let ticket = wal.submit_bytes(&payload(2)).expect("is accepted");
+    gate.wait_until_held();
+    // One commit is in flight. At the first look from now on the segment is young, at the second it is old.
+    clock.0.store(0, Ordering::Relaxed);
+    clock.1.store(true, Ordering::Relaxed);
+    let other = wal.clone();
+    let third = std::thread::spawn(move || other.append_bytes_durable(&payload(3)));
+    while clock.0.load(Ordering::Relaxed) < 2 {
+        std::thread::yield_now();
+    }
+    gate.open();
+    assert_eq!(third.join().expect("no panic").expect("commits"), 3);
+    assert_eq!(ticket.wait().expect("commits"), 2);
+    wal.close().expect("closes");
+    assert_eq!(WalReader::<(), _>::new(Arc::new(disk.after_kill())).entry_count().expect("reads"), 3);
 }
 
 #[test]
