@@ -390,6 +390,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             appender.progress(progress.0, progress.1);
             appender.close()
         });
+        self.let_go();
         drop(self.tell(self.queue()));
         result
     }
@@ -405,6 +406,18 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
         }
         self.stop_owner();
+        // Whatever became of that: tickets may outlive the log, and must not keep it from being opened again.
+        let mut queue = self.queue();
+        queue.closed = true;
+        drop(self.tell(queue));
+        self.let_go();
+    }
+
+    /// Lets go of the files and of their locks, which tickets and other handles would hold on to.
+    fn let_go(&self) {
+        let file = self.queue().file.take();
+        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop((file, appender));
     }
 
     fn stop_owner(&self) {

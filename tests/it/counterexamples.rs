@@ -146,6 +146,33 @@ fn a_segment_that_grows_too_old_between_two_looks_is_not_sealed_under_commits_in
 }
 
 #[test]
+fn a_closed_log_can_be_opened_while_a_ticket_and_a_handle_of_it_are_left() {
+    let disk = SimDisk::new(1);
+    let wal = SyncWalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+    let ticket = wal.submit_bytes(b"x").expect("is accepted");
+    let handle = wal.clone();
+    wal.close().expect("closes");
+    let again = WalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("opens again");
+    assert_eq!(again.last_entry_id(), 1);
+    assert!(ticket.is_durable() && handle.append_bytes(b"y").is_err());
+}
+
+#[test]
+fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
+    let faults = Faults::new();
+    let directory = Arc::new(faults.over(SimDisk::new(1)));
+    let wal = SyncWalWriter::<(), Disk>::open(Arc::clone(&directory)).expect("opens");
+    wal.append_bytes_durable(b"x").expect("commits");
+    faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
+    let ticket = wal.submit_bytes(b"y").expect("is accepted");
+    wal.wait_durable(2).expect_err("fails");
+    drop(wal);
+    let again = WalWriter::<(), Disk>::open(directory).expect("opens again");
+    assert!(again.last_entry_id() >= 1);
+    ticket.wait().expect_err("fails");
+}
+
+#[test]
 fn a_segment_may_grow_as_old_as_time_itself() {
     let options = WalOptions { segment_age_max: Some(Duration::MAX), ..WalOptions::default() };
     let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(SimDisk::new(1)), options).expect("opens");
