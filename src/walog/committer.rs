@@ -269,6 +269,10 @@ impl<D: Directory + ?Sized> Committer<D> {
             Ok(room) => {
                 queue.room = room;
                 queue.running += 1;
+                // The role is free, and whoever holds it next need not wait for a completion.
+                if let Some(next) = queue.next_submitter() {
+                    next.unpark();
+                }
                 queue
             }
             Err(error) => {

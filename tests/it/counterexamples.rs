@@ -173,6 +173,40 @@ fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
 }
 
 #[test]
+fn who_waited_for_the_submitter_goes_on_before_anything_has_completed() {
+    let faults = Faults::new();
+    let options = WalOptions { pipeline_depth: Some(2), ..WalOptions::default() };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(SimDisk::new(1))), options);
+    let wal = wal.expect("opens");
+    wal.append_bytes_durable(&payload(1)).expect("commits");
+    let (submitting, reaping) = (Gate::new(), Gate::new());
+    faults.inject(At::next_of(Operation::Submit), Fault::Hold(submitting.clone()));
+    faults.inject(At::next_of(Operation::Reap), Fault::Hold(reaping.clone()));
+    let submits = || faults.trace().iter().filter(|(call, _)| *call == Operation::Submit).count();
+    let before = submits();
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| wal.append_bytes_durable(&payload(2)));
+        submitting.wait_until_held();
+        let two = scope.spawn(|| wal.append_bytes_durable(&payload(3)));
+        while wal.last_entry_id() < 3 {
+            std::thread::yield_now();
+        }
+        // Long enough for it to find the role taken; where it is slower, there is nothing to see.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        submitting.open();
+        reaping.wait_until_held();
+        let begin = std::time::Instant::now();
+        while submits() < before + 2 && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        let in_flight = submits() - before;
+        reaping.open();
+        assert_eq!((one.join().unwrap().unwrap(), two.join().unwrap().unwrap()), (2, 3));
+        assert_eq!(in_flight, 2, "the second commit waited for the first, although two may be in flight");
+    });
+}
+
+#[test]
 fn a_segment_may_grow_as_old_as_time_itself() {
     let options = WalOptions { segment_age_max: Some(Duration::MAX), ..WalOptions::default() };
     let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(SimDisk::new(1)), options).expect("opens");
