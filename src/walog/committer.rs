@@ -22,7 +22,7 @@
 
 use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
-use super::queue::{Queue, Turn, Work};
+use super::queue::{Queue, Room, Turn, Work};
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
@@ -262,8 +262,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             Ok(appender.room())
         });
-        let mut queue = self.queue();
+        let queue = self.queue();
         std::mem::forget(role);
+        self.end_submitting(queue, begun)
+    }
+
+    /// What was taken is with the file, or everybody is told that it is not.
+    fn end_submitting<'a>(&'a self, mut queue: Guard<'a>, begun: PersistenceResult<Room>) -> Guard<'a> {
         queue.submitting = false;
         match begun {
             Ok(room) => {
