@@ -1,16 +1,15 @@
 //! Orders of events that once broke a promise, each as small as it could be made.
 
 use crate::power_cut::{check, check_records, payload};
-use durability::Directory;
 use durability::DurableDirectory;
-use durability::PersistenceResult;
 use durability::codec::Codec;
-use durability::recordlog::RecordLogWriter;
-use durability::storage::Environment;
+use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
+use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
-use std::io::{ErrorKind, Write};
+use durability::{Directory, PersistenceResult};
+use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -234,4 +233,61 @@ fn resuming_where_there_is_no_log_makes_nothing() {
     let error = WalWriter::<(), SimDisk>::resume(Arc::new(disk.clone())).expect_err("no log");
     assert!(error.is_not_found(), "{error}");
     assert_eq!(disk.list_dir("wal").expect("lists"), Vec::<String>::new());
+}
+
+/// The ten methods that a directory must have, over a simulated disk.
+struct Ten(SimDisk);
+
+impl Directory for Ten {
+    fn create_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.0.create_file(path)
+    }
+    fn append_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.0.append_file(path)
+    }
+    fn open_file(&self, path: &str) -> PersistenceResult<Box<dyn Read + Send>> {
+        self.0.open_file(path)
+    }
+    fn exists(&self, path: &str) -> bool {
+        self.0.exists(path)
+    }
+    fn delete(&self, path: &str) -> PersistenceResult<()> {
+        self.0.delete(path)
+    }
+    fn atomic_rename(&self, from: &str, to: &str) -> PersistenceResult<()> {
+        self.0.atomic_rename(from, to)
+    }
+    fn create_dir_all(&self, path: &str) -> PersistenceResult<()> {
+        self.0.create_dir_all(path)
+    }
+    fn list_dir(&self, path: &str) -> PersistenceResult<Vec<String>> {
+        self.0.list_dir(path)
+    }
+    fn atomic_write(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {
+        self.0.atomic_write(path, data)
+    }
+    fn file_path(&self, _path: &str) -> Option<std::path::PathBuf> {
+        None
+    }
+}
+
+#[test]
+fn a_torn_record_log_in_a_directory_of_ten_methods_goes_on() {
+    let directory = Arc::new(Ten(SimDisk::new(1)));
+    let mut log =
+        RecordLogWriter::with_flush_policy(Arc::clone(&directory), "records", FlushPolicy::PerAppend);
+    log.append_bytes(b"kept").expect("appends");
+    log.close().expect("closes");
+    // What a process leaves that is killed within a write.
+    directory.append_file("records").expect("opens").write_all(b"DFRM and no more").expect("writes");
+    let mut log =
+        RecordLogWriter::with_flush_policy(Arc::clone(&directory), "records", FlushPolicy::PerAppend);
+    log.append_bytes(b"added").expect("appends");
+    log.close().expect("closes");
+    let reader = RecordLogReader::new(directory, "records");
+    let records = reader.read_all(RecordLogReadMode::Strict).expect("reads");
+    assert_eq!(
+        records.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(),
+        [&b"kept"[..], b"added"]
+    );
 }
