@@ -2,13 +2,14 @@
 
 use crate::power_cut::{check, check_records, payload};
 use durability::DurableDirectory;
+use durability::checkpoint::{CheckpointFile, CheckpointMeta};
 use durability::codec::Codec;
 use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{Directory, PersistenceResult};
+use durability::{Directory, MemoryDirectory, PersistenceResult};
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -290,4 +291,16 @@ fn a_torn_record_log_in_a_directory_of_ten_methods_goes_on() {
         records.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(),
         [&b"kept"[..], b"added"]
     );
+}
+
+#[test]
+fn sweeping_for_one_checkpoint_leaves_the_temporaries_of_another_alone() {
+    let directory = MemoryDirectory::arc();
+    let checkpoints = CheckpointFile::new(Arc::clone(&directory));
+    // `state` is what the other name ends with.
+    let mut other = checkpoints.writer("old-state", CheckpointMeta::standalone(7)).expect("begins");
+    other.write_state(b"in the making").expect("writes");
+    durability::storage::sweep_temporaries(directory.as_ref(), "", Some("state")).expect("sweeps");
+    other.finish().expect("nobody took it away");
+    assert_eq!(checkpoints.read_bytes("old-state").expect("reads"), (7, b"in the making".to_vec()));
 }
