@@ -5,11 +5,12 @@ use durability::DurableDirectory;
 use durability::checkpoint::{CheckpointFile, CheckpointMeta};
 use durability::codec::Codec;
 use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
+use durability::recover::{RecoveryOptions, recover_with_wal};
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{Directory, MemoryDirectory, PersistenceResult};
+use durability::{Directory, MemoryDirectory, PersistenceError, PersistenceResult};
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -303,4 +304,36 @@ fn sweeping_for_one_checkpoint_leaves_the_temporaries_of_another_alone() {
     durability::storage::sweep_temporaries(directory.as_ref(), "", Some("state")).expect("sweeps");
     other.finish().expect("nobody took it away");
     assert_eq!(checkpoints.read_bytes("old-state").expect("reads"), (7, b"in the making".to_vec()));
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn a_checkpoint_of_an_entry_that_no_log_can_have_is_refused() {
+    let directory = MemoryDirectory::arc();
+    let mut wal = WalWriter::<u64, MemoryDirectory>::open(Arc::clone(&directory)).expect("opens");
+    wal.append(&5).expect("appends");
+    wal.close().expect("closes");
+    let header = |last_applied_entry_id, required_entry_id| {
+        let kind = durability::formats::header::FileKind::Checkpoint;
+        let header = durability::formats::header::Header::new(kind, 512, 0, 9);
+        durability::formats::header::Header { last_applied_entry_id, required_entry_id, ..header }
+    };
+    for forged in [header(u64::MAX, 0), header(1 << 63, 0), header(0, u64::MAX)] {
+        directory.atomic_write("state", &forged.encode()).expect("writes");
+        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+            Arc::clone(&directory),
+            Some("state"),
+            RecoveryOptions::best_effort(),
+            |checkpoint| checkpoint.unwrap_or(0),
+            |sum, _, number| *sum += number,
+        );
+        assert!(matches!(recovered, Err(PersistenceError::Format { .. })), "{recovered:?}");
+        let checkpoints = CheckpointFile::new(Arc::clone(&directory));
+        let meta = CheckpointMeta {
+            last_applied_entry_id: forged.last_applied_entry_id,
+            required_entry_id: forged.required_entry_id,
+            identity: 0,
+        };
+        assert!(matches!(checkpoints.writer("other", meta), Err(PersistenceError::InvalidConfig { .. })));
+    }
 }
