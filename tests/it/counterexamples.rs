@@ -4,8 +4,9 @@ use crate::power_cut::{check, check_records, payload};
 use durability::DurableDirectory;
 use durability::checkpoint::{CheckpointFile, CheckpointMeta};
 use durability::codec::Codec;
+use durability::publish::CheckpointPublisher;
 use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
-use durability::recover::{RecoveryOptions, recover_with_wal};
+use durability::recover::{RecoveryManager, RecoveryOptions, WalEntry, recover_with_wal};
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
@@ -336,4 +337,37 @@ fn a_checkpoint_of_an_entry_that_no_log_can_have_is_refused() {
         };
         assert!(matches!(checkpoints.writer("other", meta), Err(PersistenceError::InvalidConfig { .. })));
     }
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn the_latest_recovery_does_not_go_around_a_checkpoint_that_needs_more_log_than_is_left() {
+    let disk = SimDisk::new(1);
+    let options = WalOptions { preallocate_bytes: 0, ..WalOptions::default() };
+    let mut wal = WalWriter::<WalEntry, SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+    let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
+    let mut cut = 0;
+    for segment_id in 1..=6 {
+        let entry = WalEntry::AddSegment { segment_id, doc_count: 1 };
+        let last = wal.append_durable(&entry).expect("commits");
+        match segment_id {
+            // The same name both times: the log's first record of it is enough to find the newest.
+            2 | 6 => drop(publisher.publish_checkpoint(&mut wal, &Default::default(), last, "state")),
+            3 => cut = wal.current_segment_bytes(),
+            _ => {}
+        }
+    }
+    drop(wal);
+    // The end of the log is gone, exactly behind a frame, which alone would look clean.
+    let left = MemoryDirectory::arc();
+    left.create_dir_all("wal").expect("makes");
+    for path in ["wal/wal_1.log", "state"] {
+        let mut bytes = Vec::new();
+        disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
+        bytes.truncate(if path == "state" { bytes.len() } else { cut as usize });
+        left.atomic_write(path, &bytes).expect("writes");
+    }
+    let recovered = RecoveryManager::new(left).recover_latest_best_effort();
+    let error = recovered.map(|state| state.last_entry_id).expect_err("entries 5 to 8 are missing");
+    assert!(error.is_corruption(), "{error}");
 }
