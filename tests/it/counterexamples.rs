@@ -371,3 +371,44 @@ fn the_latest_recovery_does_not_go_around_a_checkpoint_that_needs_more_log_than_
     let error = recovered.map(|state| state.last_entry_id).expect_err("entries 5 to 8 are missing");
     assert!(error.is_corruption(), "{error}");
 }
+
+#[cfg(feature = "postcard")]
+mod publishing {
+    use super::*;
+
+    fn options() -> WalOptions {
+        WalOptions {
+            segment_bytes_max: 2048,
+            preallocate_bytes: 0,
+            flush_policy: FlushPolicy::PerAppend,
+            ..WalOptions::default()
+        }
+    }
+
+    fn recover(disk: &SimDisk) -> PersistenceResult<(u64, u64)> {
+        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+            Arc::new(disk.clone()),
+            Some("state"),
+            RecoveryOptions::best_effort(),
+            |checkpoint| checkpoint.unwrap_or(0),
+            |sum, _, number| *sum += number,
+        )?;
+        Ok((recovered.state, recovered.last_entry_id))
+    }
+
+    #[test]
+    fn a_checkpoint_that_the_log_does_not_reach_any_more_is_not_published() {
+        let disk = SimDisk::new(1);
+        let mut wal = WalWriter::<u64, SimDisk>::open_with(Arc::new(disk.clone()), options()).expect("opens");
+        let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
+        for number in 1..=10 {
+            wal.append(&number).expect("appends");
+        }
+        publisher.publish(&mut wal, &55u64, 10, "state", |_, _| 0u64).expect("publishes");
+        // A slower thread comes with what it had computed earlier.
+        let late = publisher.publish(&mut wal, &6u64, 3, "state", |_, _| 0u64);
+        assert!(matches!(late, Err(PersistenceError::PrefixUnavailable { .. })), "{late:?}");
+        assert_eq!(recover(&disk).expect("the newest state is left"), (55, wal.last_entry_id()));
+        assert!(!disk.list_dir("").expect("lists").iter().any(|name| name.starts_with(".tmp")));
+    }
+}
