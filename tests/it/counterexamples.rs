@@ -411,4 +411,23 @@ mod publishing {
         assert_eq!(recover(&disk).expect("the newest state is left"), (55, wal.last_entry_id()));
         assert!(!disk.list_dir("").expect("lists").iter().any(|name| name.starts_with(".tmp")));
     }
+
+    #[test]
+    fn a_crash_between_two_renames_of_older_checkpoints_hides_none_of_them() {
+        let disk = SimDisk::new(1);
+        let mut wal = WalWriter::<u64, SimDisk>::open_with(Arc::new(disk.clone()), options()).expect("opens");
+        let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(3);
+        let mut sum = 0;
+        for number in 1..=3 {
+            let last = wal.append(&number).expect("appends");
+            sum += number;
+            publisher.publish(&mut wal, &sum, last, "state", |_, _| 0u64).expect("publishes");
+        }
+        let end = wal.last_entry_id();
+        drop(wal);
+        // `state.1` is on its way back when the process dies, and `state` is damaged since.
+        disk.atomic_rename("state.1", "state.2").expect("renames");
+        disk.atomic_write("state", &[1; 2000]).expect("writes");
+        assert_eq!(recover(&disk).expect("falls back"), (6, end));
+    }
 }
