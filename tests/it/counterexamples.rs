@@ -430,4 +430,25 @@ mod publishing {
         disk.atomic_write("state", &[1; 2000]).expect("writes");
         assert_eq!(recover(&disk).expect("falls back"), (6, end));
     }
+
+    #[test]
+    fn an_empty_folder_where_a_log_was_is_no_empty_log() {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all_durable("wal").expect("makes the place where a disk should be mounted");
+        let recover = |options| {
+            recover_with_wal::<u64, u64, u64, _, _>(
+                Arc::new(disk.clone()),
+                None,
+                options,
+                |checkpoint| checkpoint.unwrap_or(0),
+                |sum, _, number| *sum += number,
+            )
+        };
+        let error = recover(RecoveryOptions::best_effort()).map(|recovered| recovered.state);
+        assert!(error.as_ref().is_err_and(PersistenceError::is_not_found), "{error:?}");
+        let new = recover(RecoveryOptions::best_effort().or_new()).expect("by an explicit word");
+        new.into_writer::<u64>(WalOptions::default()).expect("opens");
+        // It was opened once; without entries it is empty, and known to be.
+        assert_eq!(recover(RecoveryOptions::strict()).expect("recovers").state, 0);
+    }
 }
