@@ -19,7 +19,7 @@ use crate::planted;
 use crate::storage::{
     Directory, DurableDirectory, Environment, StableStorage, SystemEnvironment, path, sweep_temporaries,
 };
-use crate::walog::{SyncWalWriter, WalMaintenance, WalObserver, WalWriter};
+use crate::walog::{SyncWalWriter, WalMaintenance, WalObserver, WalWriter, read_chain};
 use std::sync::Arc;
 
 /// What was published.
@@ -168,7 +168,10 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
         let mut writer =
             CheckpointWriter::begin(self.directory.as_ref(), checkpoint_path, meta, environment)?;
         write(&mut writer)?;
-        writer.finish_durable_after(|| self.move_back(durable, checkpoint_path))?;
+        writer.finish_durable_after(|| {
+            self.check_reach(meta)?;
+            self.move_back(durable, checkpoint_path)
+        })?;
         let wal_checkpoint_entry_id = log.append_durable_bytes(&record(checkpoint_path)?)?;
         let deleted_wal_segments = self.truncate(log, checkpoint_path, meta)?;
         Ok(PublishResult {
@@ -177,6 +180,19 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
             wal_checkpoint_entry_id,
             deleted_wal_segments,
         })
+    }
+
+    /// Refuses a checkpoint of another log than the directory's, and one that the log does not reach back to
+    /// any more, because a later one was published before: in its place nothing could be recovered.
+    fn check_reach(&self, meta: CheckpointMeta) -> PersistenceResult<()> {
+        let chain = read_chain(self.directory.as_ref(), Some(meta.identity))?;
+        let (first, wanted_entry_id) = (chain.segments.first(), meta.last_applied_entry_id + 1);
+        match first.map(|first| first.first_entry_id) {
+            Some(first_entry_id) if first_entry_id > wanted_entry_id => {
+                Err(PersistenceError::PrefixUnavailable { wanted_entry_id, first_entry_id })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Moves the checkpoints that are there one place back, oldest first. Each rename leaves every kept

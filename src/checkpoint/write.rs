@@ -5,7 +5,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{FrameSeed, Seal, SealReason};
 use crate::formats::header::{FileKind, Header};
 use crate::framing::{Batch, Control, control_commit, header_commit};
-use crate::limits::{CHECKPOINT_CHUNK_BYTES, FRAME_ALIGNMENT_DEFAULT};
+use crate::limits::{CHECKPOINT_CHUNK_BYTES, ENTRY_ID_MAX, FRAME_ALIGNMENT_DEFAULT};
 use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, Effect, Environment, FileOptions, open_commit_file, path,
@@ -39,6 +39,11 @@ impl<'d, D: Directory + ?Sized> CheckpointWriter<'d, D> {
         environment: &dyn Environment,
     ) -> PersistenceResult<Self> {
         crate::storage::path::check(path)?;
+        let entry_id = meta.last_applied_entry_id.max(meta.required_entry_id);
+        if entry_id > ENTRY_ID_MAX {
+            let reason = format!("entry {entry_id} is none that a log can have");
+            return Err(PersistenceError::invalid_config("checkpoint's entry id", reason));
+        }
         let parent = path::parent(path);
         if !parent.is_empty() {
             match directory.as_durable() {

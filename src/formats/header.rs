@@ -7,7 +7,7 @@
 use super::layout::{self, HEADER, HEADER_BYTES, VERSION};
 use super::{is_zero, le};
 use crate::error::FormatProblem;
-use crate::limits::{FRAME_ALIGNMENT_MAX, FRAME_ALIGNMENT_MIN};
+use crate::limits::{ENTRY_ID_MAX, FRAME_ALIGNMENT_MAX, FRAME_ALIGNMENT_MIN};
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -196,6 +196,12 @@ fn trusted(kind: FileKind, block: &[u8]) -> Result<Header, FormatProblem> {
     }
     if salt == 0 {
         return wrong("salt", 0);
+    }
+    for name in ["last_applied_entry_id", "required_entry_id"] {
+        let entry_id = le::u64(block, at(name));
+        if entry_id > ENTRY_ID_MAX {
+            return wrong(name, entry_id);
+        }
     }
     Ok(Header {
         kind,

@@ -24,8 +24,8 @@ pub use segment_index::{
 use crate::checkpoint::{CheckpointFile, CheckpointMeta};
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::formats::names;
-use crate::storage::{Directory, Environment, SystemEnvironment};
+use crate::formats::names::{self, WalName};
+use crate::storage::{Directory, Environment, SystemEnvironment, path};
 use crate::walog::{LogEnd, Requirements, WalOptions, WalReader, WalReplayMode, WalWriter, at_entry};
 use std::sync::Arc;
 
@@ -40,7 +40,8 @@ pub struct RecoveryOptions {
     /// Recover the state as of this entry. A checkpoint that is newer is refused.
     pub up_to_entry_id: Option<u64>,
     /// Take the absence of both checkpoint and log for a database that was never started. Without this
-    /// word, an empty directory (a vanished mount looks like one) is an error, `NotFound`.
+    /// word, an empty directory (a vanished mount looks like one) is an error, `NotFound`; so is an empty
+    /// `wal/`. (A log that was opened and has no entries yet has its lock there.)
     pub allow_missing_log: bool,
 }
 
@@ -199,9 +200,11 @@ fn replay<D: Directory + ?Sized>(
     let mut last_entry_id = meta.last_applied_entry_id;
     let mut entries = 0;
     let mut stopped = false;
-    if !directory.try_exists(names::WAL_DIRECTORY)? && options.allow_missing_log && !requirements.log_expected
-    {
-        return Ok(Replayed { last_entry_id, entries, end: None, no_log: true });
+    if !requirements.log_expected && was_never_opened(directory.as_ref())? {
+        return match options.allow_missing_log {
+            true => Ok(Replayed { last_entry_id, entries, end: None, no_log: true }),
+            false => Err(PersistenceError::NotFound { path: names::WAL_DIRECTORY.to_owned() }),
+        };
     }
     let mut reader = WalReader::<(), D>::new(Arc::clone(directory));
     if meta.identity != 0 {
@@ -223,4 +226,17 @@ fn replay<D: Directory + ?Sized>(
         Err(_) if stopped => Ok(Replayed { last_entry_id, entries, end: None, no_log: false }),
         Err(error) => Err(error),
     }
+}
+
+/// Whether no log was ever opened here: every writer leaves its lock.
+fn was_never_opened<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<bool> {
+    let found = match directory.list_dir(names::WAL_DIRECTORY) {
+        Err(error) if error.is_not_found() => return Ok(true),
+        found => found?,
+    };
+    let of_a_log = |name: &String| {
+        let is_file = matches!(names::parse_wal_name(name), WalName::Segment(_) | WalName::Suspect);
+        is_file || name == path::file_name(names::WAL_LOCK)
+    };
+    Ok(!found.iter().any(of_a_log))
 }

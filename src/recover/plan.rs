@@ -211,8 +211,8 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
         };
         match decision {
             Decision::Fail(error) => return Err(error),
-            // Behind the newest, generations are kept without gaps.
-            Decision::Next(CheckpointFinding::Missing) if generation > 0 => break,
+            // None, or a gap: a crash between two renames of publishing leaves one, with others behind it.
+            Decision::Next(CheckpointFinding::Missing) if generation > 0 => {}
             Decision::Next(finding) => plan.findings.push((path, finding)),
             Decision::Use => {}
         }

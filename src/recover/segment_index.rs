@@ -5,7 +5,7 @@
 
 use super::compat::recover_with_wal;
 use super::{RecoveryOptions, RecoveryReport};
-use crate::error::PersistenceResult;
+use crate::error::{PersistenceError, PersistenceResult, Proof};
 use crate::storage::Directory;
 use crate::walog::{WalReader, WalReplayMode, read_chain};
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,9 @@ impl<D: Directory + ?Sized> RecoveryManager<D> {
         for path in self.recorded_checkpoints(options.wal_mode)?.iter().rev() {
             match self.recover_with(Some(path), options.clone()) {
                 Ok(state) => return Ok(state),
-                Err(error) => first_error.get_or_insert(error),
+                Err(error) if speaks_of(path, &error) => first_error.get_or_insert(error),
+                // What the log lacks, or what cannot be read, no older checkpoint makes good.
+                Err(error) => return Err(error),
             };
         }
         match first_error {
@@ -184,6 +186,22 @@ impl<D: Directory + ?Sized> RecoveryManager<D> {
             Ok(())
         })?;
         Ok(paths)
+    }
+}
+
+/// Whether an error says no more than that this checkpoint, or an older one beside it, cannot be used.
+fn speaks_of(checkpoint_path: &str, error: &PersistenceError) -> bool {
+    let is_its = |path: &str| {
+        path.strip_prefix(checkpoint_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    match error {
+        PersistenceError::Corruption(corruption) => {
+            is_its(&corruption.path) && corruption.proof == Proof::Contradiction
+        }
+        PersistenceError::Format { path, .. } | PersistenceError::CrcMismatch { path, .. } => is_its(path),
+        PersistenceError::Decode { entry_id, .. } => entry_id.is_none(),
+        PersistenceError::MissingCheckpoint { .. } | PersistenceError::PrefixUnavailable { .. } => true,
+        _ => false,
     }
 }
 

@@ -6,10 +6,11 @@ use super::strategy::CommitStrategy;
 use crate::error::{PersistenceError, PersistenceResult};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
 
-/// A [`CommitFile`] over a `Write`: every commit must begin where the last one ended.
+/// A [`CommitFile`] over a `Write`: a commit begins where the last one ended, or behind that; what lies in
+/// between is filled with zeros.
 pub struct SequentialFile {
     path: String,
     backend: &'static str,
@@ -51,7 +52,7 @@ impl CommitFile for SequentialFile {
         let mut state = self.state();
         let refusal = if commit.effect == Effect::Durable {
             Some(PersistenceError::not_supported("a durable commit", self.backend))
-        } else if commit.offset != state.position {
+        } else if commit.offset < state.position {
             Some(PersistenceError::invalid_state("commit", "this directory only writes forward"))
         } else if !state.completed.is_empty() {
             Some(PersistenceError::invalid_state("commit", "one commit is in flight already"))
@@ -62,10 +63,12 @@ impl CommitFile for SequentialFile {
             return Submitted::Refused { commit, error };
         }
         let bytes = &commit.buffer[commit.range.clone()];
-        let written = state.writer.write_all(bytes).and_then(|()| state.writer.flush());
+        let gap = commit.offset - state.position;
+        let filled = io::copy(&mut io::repeat(0).take(gap), &mut state.writer).map(|_| ());
+        let written = filled.and_then(|()| state.writer.write_all(bytes)).and_then(|()| state.writer.flush());
         let result = match written {
             Ok(()) => {
-                state.position += commit.range.len() as u64;
+                state.position = commit.offset + commit.range.len() as u64;
                 Ok(())
             }
             Err(source) => Err(self.latch.trip(PersistenceError::io(

@@ -24,6 +24,12 @@ pub fn is_temporary_name(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
+/// The name that a temporary was made for.
+fn target_of(name: &str) -> Option<&str> {
+    let (_process, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    rest.split_once('-').map(|(_number, target)| target)
+}
+
 /// Deletes temporaries that a crash left in `directory_path` for `target`'s name; returns how many. Call it only under the lock that
 /// keeps other writers of that target out.
 pub fn sweep_temporaries<D: Directory + ?Sized>(
@@ -41,7 +47,7 @@ pub fn sweep_temporaries<D: Directory + ?Sized>(
     };
     let mut swept = 0;
     for name in names.iter().filter(|name| is_temporary_name(name)) {
-        if target.is_some_and(|target| !name.ends_with(&format!("-{}", path::file_name(target)))) {
+        if target.is_some_and(|target| target_of(name) != Some(path::file_name(target))) {
             continue;
         }
         match directory.delete(&path::join(directory_path, name)) {

@@ -309,7 +309,12 @@ impl<D: Directory + ?Sized> Appender<D> {
         let is_fresh = current.opening.is_some();
         Room {
             bytes_left: Some(if is_fresh { u64::MAX } else { bytes_left }),
-            old_at: self.options.segment_age_max.filter(|_| !is_fresh).map(|age| current.created + age),
+            old_at: self
+                .options
+                .segment_age_max
+                .filter(|_| !is_fresh)
+                // An age that the clock never reaches is none.
+                .and_then(|age| current.created.checked_add(age)),
         }
     }
 

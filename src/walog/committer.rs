@@ -22,7 +22,7 @@
 
 use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
-use super::queue::{Queue, Turn, Work};
+use super::queue::{Queue, Room, Turn, Work};
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
@@ -220,7 +220,15 @@ impl<D: Directory + ?Sized> Committer<D> {
             thread::yield_now();
             queue = self.queue();
         }
-        if queue.needs_segment() {
+        let needs_segment = queue.needs_segment();
+        if needs_segment && !queue.flights.is_empty() {
+            // It does so only since the turn was chosen: more was appended, or the segment grew old. Whoever
+            // drives chooses again, and collects first.
+            std::mem::forget(role);
+            queue.submitting = false;
+            return queue;
+        }
+        if needs_segment {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let made = self.with_appender(|appender| {
@@ -261,13 +269,22 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             Ok(appender.room())
         });
-        let mut queue = self.queue();
+        let queue = self.queue();
         std::mem::forget(role);
+        self.end_submitting(queue, begun)
+    }
+
+    /// What was taken is with the file, or everybody is told that it is not.
+    fn end_submitting<'a>(&'a self, mut queue: Guard<'a>, begun: PersistenceResult<Room>) -> Guard<'a> {
         queue.submitting = false;
         match begun {
             Ok(room) => {
                 queue.room = room;
                 queue.running += 1;
+                // The role is free, and whoever holds it next need not wait for a completion.
+                if let Some(next) = queue.next_submitter() {
+                    next.unpark();
+                }
                 queue
             }
             Err(error) => {
@@ -394,6 +411,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             appender.progress(progress.0, progress.1);
             appender.close()
         });
+        self.let_go();
         drop(self.tell(self.queue()));
         result
     }
@@ -409,6 +427,18 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
         }
         self.stop_owner();
+        // Whatever became of that: tickets may outlive the log, and must not keep it from being opened again.
+        let mut queue = self.queue();
+        queue.closed = true;
+        drop(self.tell(queue));
+        self.let_go();
+    }
+
+    /// Lets go of the files and of their locks, which tickets and other handles would hold on to.
+    fn let_go(&self) {
+        let file = self.queue().file.take();
+        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop((file, appender));
     }
 
     fn stop_owner(&self) {

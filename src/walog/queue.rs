@@ -400,6 +400,27 @@ impl Queue {
         Some(owner.thread.clone())
     }
 
+    /// Somebody who waits and could begin one more commit beside those in flight.
+    pub fn next_submitter(&mut self) -> Option<Thread> {
+        if self.flights.len() >= self.depth() {
+            return None;
+        }
+        let wanted = self.wanted_entry_id;
+        if wanted > self.begun_entry_id && self.can_submit(wanted, Effect::Durable) {
+            if let Some(owner) = self.call_owner() {
+                return Some(owner);
+            }
+        }
+        for (waiters, effect) in [(&self.waiters, Effect::Durable), (&self.flush_waiters, Effect::Flushed)] {
+            if let Some((thread, entry_id)) = waiters.driver_behind(self.begun_entry_id) {
+                if self.can_submit(entry_id, effect) {
+                    return Some(thread.clone());
+                }
+            }
+        }
+        None
+    }
+
     /// Whoever should drive when the present driver stops: somebody who waits, where a role that it needs is
     /// free.
     pub fn next_driver(&mut self) -> Option<Thread> {

@@ -1,17 +1,22 @@
 //! Orders of events that once broke a promise, each as small as it could be made.
 
 use crate::power_cut::{check, check_records, payload};
-use durability::Directory;
 use durability::DurableDirectory;
-use durability::PersistenceResult;
+use durability::checkpoint::{CheckpointFile, CheckpointMeta};
 use durability::codec::Codec;
-use durability::recordlog::RecordLogWriter;
-use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
+use durability::publish::CheckpointPublisher;
+use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
+use durability::recover::{RecoveryManager, RecoveryOptions, WalEntry, recover_with_wal};
+use durability::storage::{Environment, FlushPolicy};
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{SyncWalWriter, WalReader, WalReplayMode, WalWriter};
-use std::io::{ErrorKind, Write};
+use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::{Directory, MemoryDirectory, PersistenceError, PersistenceResult};
+use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
 
@@ -95,6 +100,123 @@ fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_
     power_cuts(&disk, check_records);
 }
 
+/// Time that goes on with each look at it, once it was started.
+#[derive(Debug, Default)]
+struct Ticking(AtomicU64, AtomicBool);
+
+impl Environment for Ticking {
+    fn random(&self) -> u64 {
+        1 + self.0.fetch_add(1, Ordering::Relaxed)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(match self.1.load(Ordering::Relaxed) {
+            true => self.0.fetch_add(1, Ordering::Relaxed),
+            false => 0,
+        })
+    }
+}
+
+#[test]
+fn a_segment_that_grows_too_old_between_two_looks_is_not_sealed_under_commits_in_flight() {
+    let (disk, faults, clock) = (SimDisk::new(1), Faults::new(), Arc::new(Ticking::default()));
+    let options = WalOptions {
+        pipeline_depth: Some(2),
+        segment_age_max: Some(Duration::from_secs(1)),
+        environment: Arc::clone(&clock) as _,
+        ..WalOptions::default()
+    };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(disk.clone())), options);
+    let wal = wal.expect("opens");
+    wal.append_bytes_durable(&payload(1)).expect("commits");
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Reap), Fault::Hold(gate.clone()));
+    let ticket = wal.submit_bytes(&payload(2)).expect("is accepted");
+    gate.wait_until_held();
+    // One commit is in flight. At the first look from now on the segment is young, at the second it is old.
+    clock.0.store(0, Ordering::Relaxed);
+    clock.1.store(true, Ordering::Relaxed);
+    let other = wal.clone();
+    let third = std::thread::spawn(move || other.append_bytes_durable(&payload(3)));
+    while clock.0.load(Ordering::Relaxed) < 2 {
+        std::thread::yield_now();
+    }
+    gate.open();
+    assert_eq!(third.join().expect("no panic").expect("commits"), 3);
+    assert_eq!(ticket.wait().expect("commits"), 2);
+    wal.close().expect("closes");
+    assert_eq!(WalReader::<(), _>::new(Arc::new(disk.after_kill())).entry_count().expect("reads"), 3);
+}
+
+#[test]
+fn a_closed_log_can_be_opened_while_a_ticket_and_a_handle_of_it_are_left() {
+    let disk = SimDisk::new(1);
+    let wal = SyncWalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+    let ticket = wal.submit_bytes(b"x").expect("is accepted");
+    let handle = wal.clone();
+    wal.close().expect("closes");
+    let again = WalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("opens again");
+    assert_eq!(again.last_entry_id(), 1);
+    assert!(ticket.is_durable() && handle.append_bytes(b"y").is_err());
+}
+
+#[test]
+fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
+    let faults = Faults::new();
+    let directory = Arc::new(faults.over(SimDisk::new(1)));
+    let wal = SyncWalWriter::<(), Disk>::open(Arc::clone(&directory)).expect("opens");
+    wal.append_bytes_durable(b"x").expect("commits");
+    faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
+    let ticket = wal.submit_bytes(b"y").expect("is accepted");
+    wal.wait_durable(2).expect_err("fails");
+    drop(wal);
+    let again = WalWriter::<(), Disk>::open(directory).expect("opens again");
+    assert!(again.last_entry_id() >= 1);
+    ticket.wait().expect_err("fails");
+}
+
+#[test]
+fn who_waited_for_the_submitter_goes_on_before_anything_has_completed() {
+    let faults = Faults::new();
+    let options = WalOptions { pipeline_depth: Some(2), ..WalOptions::default() };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(SimDisk::new(1))), options);
+    let wal = wal.expect("opens");
+    wal.append_bytes_durable(&payload(1)).expect("commits");
+    let (submitting, reaping) = (Gate::new(), Gate::new());
+    faults.inject(At::next_of(Operation::Submit), Fault::Hold(submitting.clone()));
+    faults.inject(At::next_of(Operation::Reap), Fault::Hold(reaping.clone()));
+    let submits = || faults.trace().iter().filter(|(call, _)| *call == Operation::Submit).count();
+    let before = submits();
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| wal.append_bytes_durable(&payload(2)));
+        submitting.wait_until_held();
+        let two = scope.spawn(|| wal.append_bytes_durable(&payload(3)));
+        while wal.last_entry_id() < 3 {
+            std::thread::yield_now();
+        }
+        // Long enough for it to find the role taken; where it is slower, there is nothing to see.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        submitting.open();
+        reaping.wait_until_held();
+        let begin = std::time::Instant::now();
+        while submits() < before + 2 && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        let in_flight = submits() - before;
+        reaping.open();
+        assert_eq!((one.join().unwrap().unwrap(), two.join().unwrap().unwrap()), (2, 3));
+        assert_eq!(in_flight, 2, "the second commit waited for the first, although two may be in flight");
+    });
+}
+
+#[test]
+fn a_segment_may_grow_as_old_as_time_itself() {
+    let options = WalOptions { segment_age_max: Some(Duration::MAX), ..WalOptions::default() };
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(SimDisk::new(1)), options).expect("opens");
+    for id in 1..=2 {
+        assert_eq!(wal.append_bytes_durable(b"x").expect("commits"), id);
+    }
+}
+
 #[test]
 fn a_segment_that_truncation_takes_while_the_log_is_opened_is_nothing_to_wait_for() {
     let (disk, faults) = (SimDisk::new(1), Faults::new());
@@ -114,4 +236,219 @@ fn resuming_where_there_is_no_log_makes_nothing() {
     let error = WalWriter::<(), SimDisk>::resume(Arc::new(disk.clone())).expect_err("no log");
     assert!(error.is_not_found(), "{error}");
     assert_eq!(disk.list_dir("wal").expect("lists"), Vec::<String>::new());
+}
+
+/// The ten methods that a directory must have, over a simulated disk.
+struct Ten(SimDisk);
+
+impl Directory for Ten {
+    fn create_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.0.create_file(path)
+    }
+    fn append_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+        self.0.append_file(path)
+    }
+    fn open_file(&self, path: &str) -> PersistenceResult<Box<dyn Read + Send>> {
+        self.0.open_file(path)
+    }
+    fn exists(&self, path: &str) -> bool {
+        self.0.exists(path)
+    }
+    fn delete(&self, path: &str) -> PersistenceResult<()> {
+        self.0.delete(path)
+    }
+    fn atomic_rename(&self, from: &str, to: &str) -> PersistenceResult<()> {
+        self.0.atomic_rename(from, to)
+    }
+    fn create_dir_all(&self, path: &str) -> PersistenceResult<()> {
+        self.0.create_dir_all(path)
+    }
+    fn list_dir(&self, path: &str) -> PersistenceResult<Vec<String>> {
+        self.0.list_dir(path)
+    }
+    fn atomic_write(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {
+        self.0.atomic_write(path, data)
+    }
+    fn file_path(&self, _path: &str) -> Option<std::path::PathBuf> {
+        None
+    }
+}
+
+#[test]
+fn a_torn_record_log_in_a_directory_of_ten_methods_goes_on() {
+    let directory = Arc::new(Ten(SimDisk::new(1)));
+    let mut log =
+        RecordLogWriter::with_flush_policy(Arc::clone(&directory), "records", FlushPolicy::PerAppend);
+    log.append_bytes(b"kept").expect("appends");
+    log.close().expect("closes");
+    // What a process leaves that is killed within a write.
+    directory.append_file("records").expect("opens").write_all(b"DFRM and no more").expect("writes");
+    let mut log =
+        RecordLogWriter::with_flush_policy(Arc::clone(&directory), "records", FlushPolicy::PerAppend);
+    log.append_bytes(b"added").expect("appends");
+    log.close().expect("closes");
+    let reader = RecordLogReader::new(directory, "records");
+    let records = reader.read_all(RecordLogReadMode::Strict).expect("reads");
+    assert_eq!(
+        records.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(),
+        [&b"kept"[..], b"added"]
+    );
+}
+
+#[test]
+fn sweeping_for_one_checkpoint_leaves_the_temporaries_of_another_alone() {
+    let directory = MemoryDirectory::arc();
+    let checkpoints = CheckpointFile::new(Arc::clone(&directory));
+    // `state` is what the other name ends with.
+    let mut other = checkpoints.writer("old-state", CheckpointMeta::standalone(7)).expect("begins");
+    other.write_state(b"in the making").expect("writes");
+    durability::storage::sweep_temporaries(directory.as_ref(), "", Some("state")).expect("sweeps");
+    other.finish().expect("nobody took it away");
+    assert_eq!(checkpoints.read_bytes("old-state").expect("reads"), (7, b"in the making".to_vec()));
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn a_checkpoint_of_an_entry_that_no_log_can_have_is_refused() {
+    let directory = MemoryDirectory::arc();
+    let mut wal = WalWriter::<u64, MemoryDirectory>::open(Arc::clone(&directory)).expect("opens");
+    wal.append(&5).expect("appends");
+    wal.close().expect("closes");
+    let header = |last_applied_entry_id, required_entry_id| {
+        let kind = durability::formats::header::FileKind::Checkpoint;
+        let header = durability::formats::header::Header::new(kind, 512, 0, 9);
+        durability::formats::header::Header { last_applied_entry_id, required_entry_id, ..header }
+    };
+    for forged in [header(u64::MAX, 0), header(1 << 63, 0), header(0, u64::MAX)] {
+        directory.atomic_write("state", &forged.encode()).expect("writes");
+        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+            Arc::clone(&directory),
+            Some("state"),
+            RecoveryOptions::best_effort(),
+            |checkpoint| checkpoint.unwrap_or(0),
+            |sum, _, number| *sum += number,
+        );
+        assert!(matches!(recovered, Err(PersistenceError::Format { .. })), "{recovered:?}");
+        let checkpoints = CheckpointFile::new(Arc::clone(&directory));
+        let meta = CheckpointMeta {
+            last_applied_entry_id: forged.last_applied_entry_id,
+            required_entry_id: forged.required_entry_id,
+            identity: 0,
+        };
+        assert!(matches!(checkpoints.writer("other", meta), Err(PersistenceError::InvalidConfig { .. })));
+    }
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn the_latest_recovery_does_not_go_around_a_checkpoint_that_needs_more_log_than_is_left() {
+    let disk = SimDisk::new(1);
+    let options = WalOptions { preallocate_bytes: 0, ..WalOptions::default() };
+    let mut wal = WalWriter::<WalEntry, SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+    let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
+    let mut cut = 0;
+    for segment_id in 1..=6 {
+        let entry = WalEntry::AddSegment { segment_id, doc_count: 1 };
+        let last = wal.append_durable(&entry).expect("commits");
+        match segment_id {
+            // The same name both times: the log's first record of it is enough to find the newest.
+            2 | 6 => drop(publisher.publish_checkpoint(&mut wal, &Default::default(), last, "state")),
+            3 => cut = wal.current_segment_bytes(),
+            _ => {}
+        }
+    }
+    drop(wal);
+    // The end of the log is gone, exactly behind a frame, which alone would look clean.
+    let left = MemoryDirectory::arc();
+    left.create_dir_all("wal").expect("makes");
+    for path in ["wal/wal_1.log", "state"] {
+        let mut bytes = Vec::new();
+        disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
+        bytes.truncate(if path == "state" { bytes.len() } else { cut as usize });
+        left.atomic_write(path, &bytes).expect("writes");
+    }
+    let recovered = RecoveryManager::new(left).recover_latest_best_effort();
+    let error = recovered.map(|state| state.last_entry_id).expect_err("entries 5 to 8 are missing");
+    assert!(error.is_corruption(), "{error}");
+}
+
+#[cfg(feature = "postcard")]
+mod publishing {
+    use super::*;
+
+    fn options() -> WalOptions {
+        WalOptions {
+            segment_bytes_max: 2048,
+            preallocate_bytes: 0,
+            flush_policy: FlushPolicy::PerAppend,
+            ..WalOptions::default()
+        }
+    }
+
+    fn recover(disk: &SimDisk) -> PersistenceResult<(u64, u64)> {
+        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+            Arc::new(disk.clone()),
+            Some("state"),
+            RecoveryOptions::best_effort(),
+            |checkpoint| checkpoint.unwrap_or(0),
+            |sum, _, number| *sum += number,
+        )?;
+        Ok((recovered.state, recovered.last_entry_id))
+    }
+
+    #[test]
+    fn a_checkpoint_that_the_log_does_not_reach_any_more_is_not_published() {
+        let disk = SimDisk::new(1);
+        let mut wal = WalWriter::<u64, SimDisk>::open_with(Arc::new(disk.clone()), options()).expect("opens");
+        let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
+        for number in 1..=10 {
+            wal.append(&number).expect("appends");
+        }
+        publisher.publish(&mut wal, &55u64, 10, "state", |_, _| 0u64).expect("publishes");
+        // A slower thread comes with what it had computed earlier.
+        let late = publisher.publish(&mut wal, &6u64, 3, "state", |_, _| 0u64);
+        assert!(matches!(late, Err(PersistenceError::PrefixUnavailable { .. })), "{late:?}");
+        assert_eq!(recover(&disk).expect("the newest state is left"), (55, wal.last_entry_id()));
+        assert!(!disk.list_dir("").expect("lists").iter().any(|name| name.starts_with(".tmp")));
+    }
+
+    #[test]
+    fn a_crash_between_two_renames_of_older_checkpoints_hides_none_of_them() {
+        let disk = SimDisk::new(1);
+        let mut wal = WalWriter::<u64, SimDisk>::open_with(Arc::new(disk.clone()), options()).expect("opens");
+        let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(3);
+        let mut sum = 0;
+        for number in 1..=3 {
+            let last = wal.append(&number).expect("appends");
+            sum += number;
+            publisher.publish(&mut wal, &sum, last, "state", |_, _| 0u64).expect("publishes");
+        }
+        let end = wal.last_entry_id();
+        drop(wal);
+        // `state.1` is on its way back when the process dies, and `state` is damaged since.
+        disk.atomic_rename("state.1", "state.2").expect("renames");
+        disk.atomic_write("state", &[1; 2000]).expect("writes");
+        assert_eq!(recover(&disk).expect("falls back"), (6, end));
+    }
+
+    #[test]
+    fn an_empty_folder_where_a_log_was_is_no_empty_log() {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all_durable("wal").expect("makes the place where a disk should be mounted");
+        let recover = |options| {
+            recover_with_wal::<u64, u64, u64, _, _>(
+                Arc::new(disk.clone()),
+                None,
+                options,
+                |checkpoint| checkpoint.unwrap_or(0),
+                |sum, _, number| *sum += number,
+            )
+        };
+        let error = recover(RecoveryOptions::best_effort()).map(|recovered| recovered.state);
+        assert!(error.as_ref().is_err_and(PersistenceError::is_not_found), "{error:?}");
+        let new = recover(RecoveryOptions::best_effort().or_new()).expect("by an explicit word");
+        new.into_writer::<u64>(WalOptions::default()).expect("opens");
+        // It was opened once; without entries it is empty, and known to be.
+        assert_eq!(recover(RecoveryOptions::strict()).expect("recovers").state, 0);
+    }
 }
