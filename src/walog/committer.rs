@@ -23,6 +23,7 @@
 use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
 use super::queue::{Queue, Turn, Work};
+use super::rotations::Rotations;
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
@@ -50,6 +51,7 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     is_durable: bool,
+    rotations: Arc<Rotations>,
 }
 
 type Guard<'a> = MutexGuard<'a, Queue>;
@@ -67,6 +69,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             is_durable: appender.check_durable("open").is_ok(),
+            rotations: Arc::clone(appender.rotations()),
             appender: Mutex::new(Some(appender)),
             queue: Mutex::new(queue),
         }
@@ -90,6 +93,11 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// A copy of the options.
     pub fn recycle_capacity(&self) -> usize {
         self.queue().options.recycle_capacity
+    }
+
+    /// What rotating has cost.
+    pub fn rotations(&self) -> &Rotations {
+        &self.rotations
     }
 
     /// How the file that is being written makes commits durable.
@@ -213,7 +221,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             std::thread::yield_now();
             queue = self.queue();
         }
-        if queue.needs_segment() {
+        if queue.needs_room() {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let made = self.with_appender(|appender| {
