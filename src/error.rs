@@ -133,10 +133,14 @@ pub enum PersistenceError {
         /// What is known about the holder.
         reason: String,
     },
-    /// The lock that made this writer the only one was lost; another writer may be at work. Stop.
-    #[error("fenced: {resource} now belongs to another writer")]
+    /// The lock that made this writer the only one, or the segment that it writes, was removed or replaced;
+    /// another writer may be at work. Nothing more is written. What was acknowledged before may be gone with the
+    /// file: drop this writer, find out who did it, and open the log again.
+    #[error(
+        "fenced: {resource} was removed or replaced, and may belong to another writer; stop, and open again"
+    )]
     Fenced {
-        /// The lock that was lost.
+        /// The lock or the segment that was lost.
         resource: String,
     },
     /// The file or directory does not exist.
@@ -222,6 +226,14 @@ impl PersistenceError {
     /// `parameter` is not acceptable.
     pub fn invalid_config(parameter: &'static str, reason: impl Into<String>) -> Self {
         Self::InvalidConfig { parameter, reason: reason.into() }
+    }
+
+    /// What an object answers that `cause` has closed for good.
+    pub(crate) fn closed_by(cause: Arc<Self>, durable_entry_id: u64) -> Self {
+        match &*cause {
+            Self::Fenced { .. } => (*cause).clone(),
+            _ => Self::Poisoned { durable_entry_id, cause },
+        }
     }
 
     /// `backend` cannot do `operation`.

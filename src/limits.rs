@@ -66,6 +66,22 @@ pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
 /// How much is zero-filled with one write while a segment is prepared, in bytes.
 pub const ZERO_FILL_BYTES: usize = 1 << 20;
 
+/// How much is zero-filled with one write while a segment is prepared ahead of need, in bytes: what a commit may
+/// have to wait behind.
+pub const PREPARE_CHUNK_BYTES: usize = 256 << 10;
+
+/// Segments that are kept ready by default.
+pub const PREPARED_SEGMENTS_DEFAULT: usize = 1;
+
+/// Most segments that can be kept ready.
+pub const PREPARED_SEGMENTS_MAX: usize = 64;
+
+/// Segments that may wait for their seal before a commit has to write one itself.
+pub const RETIRED_SEGMENTS_MAX: usize = 2;
+
+/// How much more space a growing segment asks for at once, at least, in bytes.
+pub const RESERVE_BYTES_MIN: u64 = 64 << 10;
+
 /// How long `open` waits for the locks that a killed predecessor's unfinished writes still hold,
 /// in milliseconds.
 pub const LOCK_WAIT_MS_DEFAULT: u64 = 10_000;
@@ -102,6 +118,8 @@ const _: () = {
     assert!(FRAME_ALIGNMENT_MIN as usize >= SECTOR_BYTES, "a frame never shares its first sector");
     assert!(BUFFER_ALIGNMENT % FRAME_ALIGNMENT_MAX as usize == 0);
     assert!(ZERO_FILL_BYTES % BUFFER_ALIGNMENT == 0);
+    assert!(PREPARE_CHUNK_BYTES % BUFFER_ALIGNMENT == 0 && PREPARE_CHUNK_BYTES <= ZERO_FILL_BYTES);
+    assert!(PREPARED_SEGMENTS_DEFAULT >= 1 && PREPARED_SEGMENTS_DEFAULT <= PREPARED_SEGMENTS_MAX);
     assert!(CHECKPOINT_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(CHECKPOINTS_KEPT_DEFAULT >= 1);
 };

@@ -190,6 +190,14 @@ pub trait CommitFile: Send + Sync + Debug {
     /// next durable commit.
     fn set_size(&self, bytes: u64) -> PersistenceResult<()>;
 
+    /// Asks for space up to this size, in bytes, without changing what the file reads as, so that a later write
+    /// below it does not find the device full. "Out of space" changes nothing and closes nothing. Where this
+    /// cannot be had, nothing is done, which is the default.
+    fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
+        let _ = bytes;
+        Ok(())
+    }
+
     /// Submits one commit and waits for its end; for a file that nobody else drives.
     ///
     /// The buffer comes back in every case in which the file gave it back.

@@ -35,6 +35,12 @@ pub trait DirectoryLock: Send + Sync + Debug {
     /// Whether this lock keeps other processes (or other users of the same memory) out. `false` where the
     /// directory knows no locks.
     fn is_exclusive(&self) -> bool;
+
+    /// Whether the lock's name still stands for what is locked. Where it does not, the lock keeps nobody out any
+    /// more: somebody removed or replaced the lock file. The default cannot tell, and answers yes.
+    fn is_held(&self) -> PersistenceResult<bool> {
+        Ok(true)
+    }
 }
 
 /// Names and bytes under one root.

@@ -39,11 +39,11 @@ impl Latch {
         self.first.get().is_some()
     }
 
-    /// `Poisoned` once the latch has tripped.
+    /// `Poisoned` once the latch has tripped; [`Fenced`](PersistenceError::Fenced) where that is why.
     pub fn check(&self, durable_entry_id: u64) -> PersistenceResult<()> {
         match self.first.get() {
             None => Ok(()),
-            Some(cause) => Err(PersistenceError::Poisoned { durable_entry_id, cause: Arc::clone(cause) }),
+            Some(cause) => Err(PersistenceError::closed_by(Arc::clone(cause), durable_entry_id)),
         }
     }
 }

@@ -65,6 +65,8 @@ pub enum Operation {
     Complete,
     Size,
     SetSize,
+    /// Asking for space.
+    Reserve,
 }
 
 /// Which call a fault strikes. Calls are counted from 0, from the making of the [`Faults`] on.

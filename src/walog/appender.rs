@@ -2,28 +2,33 @@
 //! seal and the next segment's creation.
 //!
 //! One owner at a time drives an appender; who that is, the writers above decide. Order of a rotation:
-//! the new segment is created, zero-filled, given its header and its durable name; then the old one is
-//! synced and sealed, the seal naming the new one; only then does the first commit of the new segment
-//! begin. So a seal never names a segment that could be missing, and nothing acknowledged in the new
-//! segment rests on anything unsynced in the old one.
+//! the new segment has its zeros, its header and its durable name; then everything in the old one is durable; only
+//! then does the first commit of the new segment begin. So nothing acknowledged in the new segment rests on
+//! anything unsynced in the old one. The old one's seal names the new one, which is durable by then. Nothing rests
+//! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
+//! first commits; else before them.
 
-use super::catalogue;
+use super::making::Prepared;
 use super::open::{
     await_predecessor, check_expectation, find_end, opening_after, prepare_folder, remove_unstarted,
 };
 use super::options::{WalObserver, WalOptions};
+use super::pool::{Obtained, Pool, Retired};
 use super::queue::Room;
+use super::rotations::{Helper, Rotations};
 use super::walk::{self, LogEnd};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{FrameSeed, Opening, Seal, SealReason};
-use crate::formats::header::{FileKind, Header};
 use crate::formats::names;
-use crate::framing::{Batch, Control, FrameSink, control_commit, header_commit, write_again};
-use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, ZERO_FILL_BYTES};
+use crate::framing::{Batch, Control, FrameSink, control_commit, write_again};
+use crate::limits::{
+    COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, PREPARE_CHUNK_BYTES,
+    RESERVE_BYTES_MIN,
+};
 use crate::planted;
 use crate::storage::{
-    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, FileOptions,
-    FlushPolicy, Latch, Submitted, Wait, open_commit_file, sweep_temporaries,
+    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, FlushPolicy, Latch, Submitted, Wait,
+    sweep_temporaries,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +52,7 @@ pub(crate) enum OpenMode {
 }
 
 /// The writing end of a log.
-pub(crate) struct Appender<D: ?Sized> {
+pub(crate) struct Appender<D: Directory + ?Sized> {
     directory: Arc<D>,
     options: WalOptions,
     observer: Option<Arc<dyn WalObserver>>,
@@ -56,14 +61,17 @@ pub(crate) struct Appender<D: ?Sized> {
     current: Option<Current>,
     /// What the next segment's opening frame says when there is no current segment.
     predecessor: Opening,
-    next_segment_id: u64,
+    /// Where segments come from.
+    pool: Arc<Pool<D>>,
+    /// Who makes them ahead of need.
+    helper: Helper<D>,
+    rotations: Arc<Rotations>,
     /// The last entry that was given to a file.
     begun_entry_id: u64,
     flushed_entry_id: u64,
     durable_entry_id: u64,
     is_durable: bool,
     next_commit_id: u64,
-    _lock: Box<dyn DirectoryLock>,
 }
 
 /// The segment that is being written.
@@ -77,6 +85,8 @@ struct Current {
     offset: u64,
     /// Where the last frame that is no seal ends.
     content_offset: u64,
+    /// Below this, in bytes, writing does not find the device full.
+    reserved: u64,
     /// Goes with the first commit.
     opening: Option<Opening>,
     created: Duration,
@@ -113,7 +123,7 @@ impl<D: Directory + ?Sized> Appender<D> {
                 write_again(directory.as_ref(), region, FRAME_ALIGNMENT_MIN)?;
             }
         }
-        remove_unstarted(directory.as_ref(), &chain)?;
+        remove_unstarted(directory.as_ref(), &chain, &end)?;
         let identity = match chain.identity {
             Some(identity) => identity,
             None => {
@@ -121,22 +131,25 @@ impl<D: Directory + ?Sized> Appender<D> {
                 (u128::from(random.random()) << 64) | u128::from(random.random())
             }
         };
-        let predecessor = opening_after(&end);
+        let latch = Latch::new();
+        let first = (identity, chain.highest_id.saturating_add(1));
+        let pool = Pool::new(Arc::clone(&directory), &options, Arc::from(lock), latch.clone(), first);
         let appender = Self {
             directory,
             observer: None,
-            latch: Latch::new(),
+            latch,
             identity,
             current: None,
-            predecessor,
-            next_segment_id: chain.highest_id.saturating_add(1),
+            predecessor: opening_after(&end),
+            pool: Arc::new(pool),
+            helper: Helper::default(),
+            rotations: Arc::default(),
             begun_entry_id: end.last_entry_id,
             flushed_entry_id: end.last_entry_id,
             durable_entry_id: if is_durable { end.last_entry_id } else { 0 },
             is_durable,
             next_commit_id: 1,
             options,
-            _lock: lock,
         };
         #[cfg(durability_planted)]
         let appender = appender.resume_in_place(&end)?;
@@ -219,15 +232,25 @@ impl<D: Directory + ?Sized> Appender<D> {
         let seal = Control::Seal(Seal { reason, successor_id, successor_salt });
         let alignment = self.options.frame_alignment;
         let buffer = control_commit(seal, current.offset, current.seed, alignment, next_entry_id, durable);
-        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
+        let effect = self.effect();
         self.commit_now(buffer, effect)
+    }
+
+    fn effect(&self) -> Effect {
+        if self.is_durable { Effect::Durable } else { Effect::Flushed }
     }
 
     /// Seals the log for good and cuts what was preallocated and not used.
     pub(crate) fn close(&mut self) -> PersistenceResult<()> {
+        self.helper.stop(&self.pool);
+        self.check()?;
+        self.pool.check_fence()?;
+        self.pool.seal_retired()?;
         self.seal(SealReason::Close, None)?;
+        self.pool.discard_unused();
         let Some(current) = self.current.take() else { return Ok(()) };
-        if current.opening.is_none() && current.file.size()? > current.offset {
+        let unused = current.reserved.max(current.file.size()?) > current.offset;
+        if current.opening.is_none() && unused {
             // The seal says where the log ends, so zeros behind it mean nothing, cut or not.
             match current.file.set_size(current.offset) {
                 Err(PersistenceError::NotSupported { .. }) => {}
@@ -272,6 +295,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         current.content_offset = current.offset;
         current.opening = None;
         self.begun_entry_id = last_entry_id;
+        if self.helper.works() {
+            self.pool.note_used(current.offset);
+        }
         Ok(())
     }
 
@@ -309,6 +335,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let is_fresh = current.opening.is_some();
         Room {
             bytes_left: Some(if is_fresh { u64::MAX } else { bytes_left }),
+            reserved_bytes_left: current.reserved.saturating_sub(current.offset + self.control_bytes()),
             old_at: self
                 .options
                 .segment_age_max
@@ -318,119 +345,155 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
     }
 
+    /// What an opening and a seal take, in bytes.
+    fn control_bytes(&self) -> u64 {
+        2 * u64::from(self.options.frame_alignment)
+    }
+
     /// Whether a frame of `frame_bytes` needs a segment of its own, or the first one.
     pub(crate) fn needs_segment(&self, frame_bytes: u64) -> bool {
-        let Room { bytes_left, old_at } = self.room();
+        let Room { bytes_left, old_at, .. } = self.room();
         let is_too_large = bytes_left.is_none_or(|bytes_left| frame_bytes > bytes_left);
         is_too_large || old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
     }
 
-    fn rotate(&mut self) -> PersistenceResult<()> {
-        let next = self.create_segment(Opening::default())?;
-        // The log goes on behind the contents: the opening says all that the seal says, and rests not on it.
-        let predecessor_end = self.current.as_ref().map_or(0, |current| current.content_offset);
-        if !planted::on("rotate_without_sync") {
-            self.seal(SealReason::Rotation, Some((next.id, next.salt)))?;
+    /// From the next segment on, segments are made ahead of need, by whom the options say; `auto` is what
+    /// "automatically" means here.
+    pub(crate) fn prepare_ahead(&mut self, auto: bool)
+    where
+        D: 'static,
+    {
+        if matches!(self.helper, Helper::None) {
+            self.helper = Helper::of(&self.options, auto, &self.pool);
         }
-        let sealed = self.current.replace(next);
-        let (Some(sealed), Some(current)) = (sealed, &mut self.current) else { return Ok(()) };
-        current.opening = Some(Opening {
-            predecessor_salt: sealed.salt,
-            predecessor_id: sealed.id,
-            predecessor_end,
-            predecessor_last_entry_id: self.flushed_entry_id,
-        });
-        tracing::debug!(sealed = sealed.id, current = current.id, "the log goes on in a new segment");
-        if let Some(observer) = &self.observer {
-            observer.on_segment_rotate(sealed.id, current.id);
+        if self.current.is_some() {
+            self.helper.start(&self.pool, &self.options);
+        }
+    }
+
+    pub(crate) fn rotations(&self) -> &Arc<Rotations> {
+        &self.rotations
+    }
+
+    fn first_segment(&mut self) -> PersistenceResult<()> {
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        self.pool.enter(&prepared, None)?;
+        self.current = Some(self.current_in(prepared, self.predecessor)?);
+        // Not before: whoever opens a log and writes nothing has no thread and no file.
+        self.helper.start(&self.pool, &self.options);
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> PersistenceResult<()> {
+        if self.helper.works() {
+            return self.rotate_to_ready();
+        }
+        let environment = Arc::clone(&self.options.environment);
+        let began = environment.elapsed();
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        if !planted::on("rotate_without_sync") {
+            self.seal(SealReason::Rotation, Some((prepared.id, prepared.salt)))?;
+        }
+        self.go_on_in(prepared, None)?;
+        self.rotations.stalled(environment.elapsed().saturating_sub(began));
+        Ok(())
+    }
+
+    /// Goes on in a segment that is ready, and leaves the seal of the old one to the helper.
+    fn rotate_to_ready(&mut self) -> PersistenceResult<()> {
+        let environment = Arc::clone(&self.options.environment);
+        let began = environment.elapsed();
+        let Obtained { prepared, waited } = self.pool.obtain(&self.options)?;
+        if self.is_durable && !planted::on("switch_without_sync") {
+            // Only where something was flushed and nobody waited for it.
+            self.sync()?;
+        }
+        let retired = self.retire((prepared.id, prepared.salt));
+        self.go_on_in(prepared, retired)?;
+        if waited {
+            self.rotations.stalled(environment.elapsed().saturating_sub(began));
         }
         Ok(())
     }
 
-    /// A segment that is ready for its first commit: named, zero-filled, locked, with a durable header.
-    fn create_segment(&mut self, opening: Opening) -> PersistenceResult<Current> {
-        let id = self.next_segment_id;
-        let used = self.current.as_ref().map(|current| current.salt);
-        let used = used.filter(|_| planted::on("reuse_salt"));
-        let salt = used.unwrap_or_else(|| self.options.environment.random());
-        let path = names::segment_path(id);
-        // Whatever becomes of the file, its id is used up.
-        self.next_segment_id = self.next_segment_id.saturating_add(1);
-        let file = match self.recycle(&path)? {
-            Some(file) => file,
-            None => {
-                let options = FileOptions::create_new()
-                    .aligned(self.options.frame_alignment)
-                    .locked()
-                    .zero_filled(self.options.zero_filled_bytes());
-                open_commit_file(self.directory.as_ref(), &path, &options).map_err(|error| {
-                    if planted::on("full_disk_is_fatal") { self.latch.trip(error) } else { error }
-                })?
-            }
-        };
+    /// The current segment with the seal that is still to be written.
+    fn retire(&self, (successor_id, successor_salt): (u64, u64)) -> Option<Retired> {
+        let current = self.current.as_ref().filter(|current| current.opening.is_none())?;
+        let (next_entry_id, durable) = (self.flushed_entry_id + 1, self.durable_entry_id);
+        let content = Control::Seal(Seal { reason: SealReason::Rotation, successor_id, successor_salt });
         let alignment = self.options.frame_alignment;
-        let header = Header { file_id: id, ..Header::new(FileKind::Segment, alignment, self.identity, salt) };
-        let buffer = header_commit(&header);
-        let range = 0..buffer.len();
-        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
-        let (result, _) = file.commit(Commit { id: 0, offset: 0, buffer, range, effect });
-        if let Err(error) = result {
-            // Nothing was promised for this file yet. What cannot be removed is recognised as never started.
-            drop(file);
-            let _ = self.directory.delete(&path);
-            return Err(if error.is_out_of_space() { error } else { self.latch.trip(error) });
+        let seal = control_commit(content, current.offset, current.seed, alignment, next_entry_id, durable);
+        let end = current.offset + seal.len() as u64;
+        // Spare files keep their blocks; of others what an early rotation left is given back.
+        let is_left = current.reserved > end + PREPARE_CHUNK_BYTES as u64;
+        let cut = (is_left && self.options.recycle_capacity == 0).then_some(end);
+        let (file, path, offset) = (Arc::clone(&current.file), current.path.clone(), current.offset);
+        Some(Retired { file, path, seal, offset, effect: self.effect(), cut })
+    }
+
+    /// The current segment is full, and all of it durable: what follows is written to `next`.
+    fn go_on_in(&mut self, next: Prepared, retired: Option<Retired>) -> PersistenceResult<()> {
+        let Some(sealed) = &self.current else { return Ok(()) };
+        let sealed_id = sealed.id;
+        let opening = Opening {
+            predecessor_salt: sealed.salt,
+            predecessor_id: sealed.id,
+            // The log goes on behind the contents: the opening says all that the seal says, and rests not on it.
+            predecessor_end: sealed.content_offset,
+            predecessor_last_entry_id: self.flushed_entry_id,
+        };
+        self.pool.enter(&next, retired)?;
+        let next = self.current_in(next, opening)?;
+        tracing::debug!(sealed = sealed_id, current = next.id, "the log goes on in a new segment");
+        let next_id = next.id;
+        self.current = Some(next);
+        self.rotations.rotated();
+        if let Some(observer) = &self.observer {
+            observer.on_segment_rotate(sealed_id, next_id);
         }
-        if let Some(durable) =
-            self.directory.as_durable().filter(|_| !planted::on("skip_segment_directory_sync"))
-        {
-            durable.sync_parent_dir(&path).map_err(|error| self.latch.trip(error))?;
-        }
-        let created = self.options.environment.elapsed();
-        let (seed, offset) = (FrameSeed::new(salt), header.first_frame_offset());
+        Ok(())
+    }
+
+    fn current_in(&self, prepared: Prepared, opening: Opening) -> PersistenceResult<Current> {
+        let Prepared { file, id, path, salt } = prepared;
+        let offset = u64::from(self.options.frame_alignment);
+        let filled = file.size()?.max(offset);
+        let grows = self.is_durable && self.options.preallocate_bytes > 0;
         Ok(Current {
-            file: Arc::from(file),
+            file,
             id,
             path,
             salt,
-            seed,
+            seed: FrameSeed::new(salt),
             offset,
             content_offset: offset,
+            reserved: if grows && !planted::on("skip_reserve") { filled } else { u64::MAX },
             opening: Some(opening),
-            created,
+            created: self.options.environment.elapsed(),
         })
     }
 
-    /// A spare file, zeroed and renamed to `path`; `None` when there is none that can be used.
-    ///
-    /// It is zeroed whole before it gets its new name: an unwritten sector of a segment always reads as
-    /// zeros, so that a torn tail can be recognised.
-    fn recycle(&mut self, path: &str) -> PersistenceResult<Option<Box<dyn CommitFile>>> {
-        if self.options.recycle_capacity == 0 {
-            return Ok(None);
+    /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
+    /// before anything of the frame is written.
+    fn reserve(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        let control_bytes = self.control_bytes();
+        let segment_bytes_max = self.options.segment_bytes_max;
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let needed = current.offset + frame_bytes + control_bytes;
+        if needed <= current.reserved {
+            return Ok(());
         }
-        let (_, spares) = catalogue::list_names(self.directory.as_ref())?;
-        let Some(number) = spares.first() else { return Ok(None) };
-        let spare = names::spare_path(*number);
-        match self.rename_spare(&spare, path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) => {
-                // A spare file is part of no log: without it a new file is made.
-                tracing::warn!(%error, path = %spare, "a spare segment cannot be used");
-                let _ = self.directory.delete(&spare);
-                Ok(None)
+        let more = (2 * current.reserved).min(segment_bytes_max.saturating_add(control_bytes));
+        let wanted = needed.max(more).max(RESERVE_BYTES_MIN);
+        current.reserved = match current.file.reserve(wanted) {
+            Ok(()) => wanted,
+            Err(error) if error.is_out_of_space() && wanted > needed => {
+                current.file.reserve(needed)?;
+                needed
             }
-        }
-    }
-
-    fn rename_spare(&self, spare: &str, path: &str) -> PersistenceResult<Box<dyn CommitFile>> {
-        let options = FileOptions::existing().aligned(self.options.frame_alignment).locked();
-        let file = open_commit_file(self.directory.as_ref(), spare, &options)?;
-        zero_whole(file.as_ref(), self.is_durable)?;
-        match self.directory.as_durable() {
-            Some(durable) => durable.atomic_rename_durable(spare, path)?,
-            None => self.directory.atomic_rename(spare, path)?,
-        }
-        Ok(file)
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 
     fn observe(&self, effect: Effect) {
@@ -461,15 +524,13 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
 
     fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
         self.check()?;
-        if !self.needs_segment(frame_bytes) {
-            return Ok(());
+        if self.needs_segment(frame_bytes) {
+            match self.current {
+                Some(_) => self.rotate()?,
+                None => self.first_segment()?,
+            }
         }
-        if self.current.is_some() {
-            return self.rotate();
-        }
-        let next = self.create_segment(self.predecessor)?;
-        self.current = Some(next);
-        Ok(())
+        self.reserve(frame_bytes)
     }
 
     fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
@@ -534,28 +595,11 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
     }
 }
 
-fn zero_whole(file: &dyn CommitFile, durable: bool) -> PersistenceResult<()> {
-    let size = if planted::on("skip_zeroing_spares") { 0 } else { file.size()? };
-    let mut buffer = CommitBuffer::with_capacity(ZERO_FILL_BYTES);
-    buffer.resize(ZERO_FILL_BYTES, 0);
-    let mut offset = 0;
-    while offset < size {
-        let bytes = (size - offset).min(ZERO_FILL_BYTES as u64) as usize;
-        let (result, back) =
-            file.commit(Commit { id: 0, offset, buffer, range: 0..bytes, effect: Effect::Flushed });
-        result?;
-        buffer = back.unwrap_or_default();
-        offset += bytes as u64;
+impl<D: Directory + ?Sized> Drop for Appender<D> {
+    fn drop(&mut self) {
+        self.helper.stop(&self.pool);
+        if !self.latch.is_tripped() {
+            self.pool.discard_unused();
+        }
     }
-    if durable {
-        file.commit(Commit {
-            id: 0,
-            offset: 0,
-            buffer: CommitBuffer::new(),
-            range: 0..0,
-            effect: Effect::Durable,
-        })
-        .0?;
-    }
-    Ok(())
 }

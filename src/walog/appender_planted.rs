@@ -20,6 +20,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let created = self.options.environment.elapsed();
         let seed = FrameSeed::new(salt);
         let content_offset = offset;
+        let reserved = u64::MAX;
         let id = last.id;
         let opening = None;
         self.current = Some(Current {
@@ -30,6 +31,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             seed,
             offset,
             content_offset,
+            reserved,
             opening,
             created,
         });

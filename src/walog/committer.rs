@@ -23,6 +23,7 @@
 use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
 use super::queue::{Queue, Room, Turn, Work};
+use super::rotations::Rotations;
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
@@ -50,6 +51,7 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     is_durable: bool,
+    rotations: Arc<Rotations>,
 }
 
 type Guard<'a> = MutexGuard<'a, Queue>;
@@ -67,6 +69,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             is_durable: appender.check_durable("open").is_ok(),
+            rotations: Arc::clone(appender.rotations()),
             appender: Mutex::new(Some(appender)),
             queue: Mutex::new(queue),
         }
@@ -90,6 +93,11 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// A copy of the options.
     pub fn recycle_capacity(&self) -> usize {
         self.queue().options.recycle_capacity
+    }
+
+    /// What rotating has cost.
+    pub fn rotations(&self) -> &Rotations {
+        &self.rotations
     }
 
     /// How the file that is being written makes commits durable.
@@ -220,15 +228,15 @@ impl<D: Directory + ?Sized> Committer<D> {
             thread::yield_now();
             queue = self.queue();
         }
-        let needs_segment = queue.needs_segment();
-        if needs_segment && !queue.flights.is_empty() {
+        let needs_room = queue.needs_room();
+        if needs_room && !queue.flights.is_empty() {
             // It does so only since the turn was chosen: more was appended, or the segment grew old. Whoever
             // drives chooses again, and collects first.
             std::mem::forget(role);
             queue.submitting = false;
             return queue;
         }
-        if needs_segment {
+        if needs_room {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let made = self.with_appender(|appender| {

@@ -5,7 +5,8 @@ use super::catalogue::{self, Chain};
 use super::options::WalOptions;
 use super::walk::{self, LastSegment, LogEnd, Requirements};
 use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
-use crate::formats::frame::Opening;
+use crate::formats::frame::{FrameHeaderState, FrameKind, FrameSeed, Opening, Seal, decode_header};
+use crate::formats::layout::FRAME_HEADER_BYTES;
 use crate::formats::names;
 use crate::framing::FrameReader;
 use crate::planted;
@@ -44,6 +45,37 @@ pub(super) fn await_predecessor<D: Directory + ?Sized>(
         }
     }
     Ok(())
+}
+
+/// The segment that a seal behind the contents of the log's last segment names.
+fn named_successor<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    end: &LogEnd,
+) -> PersistenceResult<Option<u64>> {
+    let last = |last: LastSegment| chain.segments.iter().find(|segment| segment.id == last.id);
+    let Some((segment, last)) = end.last_segment.and_then(|end| Some((last(end)?, end))) else {
+        return Ok(None);
+    };
+    let file = directory.open_at(&segment.path)?;
+    let mut block = vec![0; segment.header.frame_alignment as usize];
+    let mut offset = last.end_offset;
+    loop {
+        if file.read_at(offset, &mut block)? < block.len() {
+            return Ok(None);
+        }
+        let seed = FrameSeed::new(last.salt);
+        let FrameHeaderState::Good(header) = decode_header(&block, offset, seed) else { return Ok(None) };
+        let payload = FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + header.payload_bytes as usize;
+        let is_sound = header.kind == FrameKind::Seal
+            && seed.payload_crc(&block[FRAME_HEADER_BYTES..]) == header.payload_crc;
+        let seal = block.get(payload).filter(|_| is_sound).and_then(Seal::decode);
+        match seal {
+            None => return Ok(None),
+            Some(seal) if seal.successor_id > 0 => return Ok(Some(seal.successor_id)),
+            Some(_) => offset += block.len() as u64,
+        }
+    }
 }
 
 pub(super) fn check_expectation(chain: &Chain, how: OpenMode) -> PersistenceResult<()> {
@@ -134,10 +166,18 @@ pub(super) fn opening_after(end: &LogEnd) -> Opening {
     }
 }
 
-/// Removes files that were prepared by an earlier writer and never started, where a later segment was.
-pub(super) fn remove_unstarted<D: Directory + ?Sized>(directory: &D, chain: &Chain) -> PersistenceResult<()> {
-    let newest = chain.segments.last().map_or(0, |newest| newest.id);
-    for id in chain.unstarted.iter().filter(|id| **id < newest) {
+/// Removes files that were prepared by an earlier writer and never started. The one that the log's last seal names
+/// stays until a later segment is started: its loss would be damage.
+pub(super) fn remove_unstarted<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    end: &LogEnd,
+) -> PersistenceResult<()> {
+    if chain.unstarted.is_empty() {
+        return Ok(());
+    }
+    let named = named_successor(directory, chain, end)?.filter(|_| !planted::on("remove_named_successor"));
+    for id in chain.unstarted.iter().filter(|id| Some(**id) != named) {
         match directory.delete(&names::segment_path(*id)) {
             Err(error) if !error.is_not_found() => return Err(error),
             _ => {}

@@ -3,7 +3,8 @@
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits;
 use crate::storage::{Environment, FlushPolicy, SystemEnvironment};
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What appending does when too much waits for its commit.
@@ -14,6 +15,57 @@ pub enum Backpressure {
     Wait,
     /// It answers [`WouldBlock`](PersistenceError::WouldBlock) and appends nothing.
     Refuse,
+}
+
+/// Who makes the next segment (creates it, fills it with zeros, syncs it, gives it its durable name) before it is
+/// needed, and seals the one before, so that no commit waits for that.
+///
+/// A [`SyncWalWriter`](super::SyncWalWriter) takes this from its options; a [`WalWriter`](super::WalWriter) when
+/// [`prepare_ahead`](super::WalWriter::prepare_ahead) is called.
+#[derive(Clone, Debug, Default)]
+pub enum PrepareAhead {
+    /// A thread of the log's own where many threads share a log in a durable directory; else nobody.
+    #[default]
+    Auto,
+    /// Nobody: whoever needs a segment makes it, and waits for that.
+    Never,
+    /// A thread of the log's own, named `durability-prepare`. It starts with the first segment, sleeps while there
+    /// is nothing to do, and ends when the log is closed.
+    Thread,
+    /// Whoever calls [`PrepareHand::step`]: for programs that have a thread to spare, and for simulations.
+    ByHand(PrepareHand),
+}
+
+/// Makes the segments of one log ahead of need, step by step. Clones are the same hand.
+#[derive(Clone, Default)]
+pub struct PrepareHand {
+    work: Arc<Mutex<Option<Arc<StepWork>>>>,
+}
+
+type StepWork = dyn Fn() -> bool + Send + Sync;
+
+impl PrepareHand {
+    /// A hand that has nothing to do before a log is opened with it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Does one piece of what there is to do: at most one write of a quarter of a megabyte, or one sync. `false`
+    /// when there is nothing. May block for the disk, never for a commit.
+    pub fn step(&self) -> bool {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        work.is_some_and(|work| work())
+    }
+
+    pub(super) fn give(&self, work: impl Fn() -> bool + Send + Sync + 'static) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(work));
+    }
+}
+
+impl fmt::Debug for PrepareHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrepareHand").finish_non_exhaustive()
+    }
 }
 
 /// Options of a writer. The bytes that it writes depend on these, the entries and the environment's
@@ -38,9 +90,15 @@ pub struct WalOptions {
     /// A segment older than this is sealed before the next frame.
     pub segment_age_max: Option<Duration>,
     /// How much of a new segment is zero-filled before its first commit, in bytes; commits into it then
-    /// change no metadata. At most the segment limit is taken; 0 turns it off.
+    /// change no metadata. At most the segment limit is taken. Where a segment grows beyond it, space is asked for
+    /// before a frame is written, so that a full device is met while nothing is half done. 0 turns both off. What
+    /// is made ahead of need is zero-filled whole, unless this is 0.
     pub preallocate_bytes: u64,
-    /// How many truncated segments are kept to be used again.
+    /// Who makes segments ahead of need.
+    pub prepare_ahead: PrepareAhead,
+    /// How many segments are kept ready at least, where somebody makes them ahead of need.
+    pub prepared_segments_min: usize,
+    /// How many truncated segments are kept to be used again, at most. They are zeroed when they are.
     pub recycle_capacity: usize,
     /// Alignment of frames, in bytes: a power of two from 512 to 4096. Direct I/O needs at least the
     /// device's logical sector.
@@ -66,6 +124,8 @@ impl Default for WalOptions {
             segment_bytes_max: limits::SEGMENT_BYTES_DEFAULT,
             segment_age_max: None,
             preallocate_bytes: limits::PREALLOCATE_BYTES_DEFAULT,
+            prepare_ahead: PrepareAhead::Auto,
+            prepared_segments_min: limits::PREPARED_SEGMENTS_DEFAULT,
             recycle_capacity: 0,
             frame_alignment: limits::FRAME_ALIGNMENT_DEFAULT,
             lock_wait: Duration::from_millis(limits::LOCK_WAIT_MS_DEFAULT),
@@ -103,6 +163,11 @@ impl WalOptions {
         }
         if self.pipeline_depth == Some(0) {
             return Err(PersistenceError::invalid_config("pipeline_depth", "0 commits commit nothing"));
+        }
+        let ready = 1..=limits::PREPARED_SEGMENTS_MAX;
+        if !ready.contains(&self.prepared_segments_min) {
+            let reason = format!("{} is not between 1 and {}", self.prepared_segments_min, ready.end());
+            return Err(PersistenceError::invalid_config("prepared_segments_min", reason));
         }
         if self.id_floor >= limits::ENTRY_ID_MAX {
             return Err(PersistenceError::invalid_config("id_floor", "no id is left above it"));

@@ -94,6 +94,8 @@ pub(super) struct Refusal {
 pub(super) struct Room {
     /// Bytes left in it; `None`: there is no segment.
     pub bytes_left: Option<u64>,
+    /// Bytes of them that were asked for already.
+    pub reserved_bytes_left: u64,
     /// When it is too old, by the environment's clock.
     pub old_at: Option<Duration>,
 }
@@ -182,8 +184,7 @@ impl Queue {
 
     pub fn check(&self) -> PersistenceResult<()> {
         if let Some(cause) = &self.failure {
-            let durable_entry_id = self.durable_entry_id;
-            return Err(PersistenceError::Poisoned { durable_entry_id, cause: Arc::clone(cause) });
+            return Err(PersistenceError::closed_by(Arc::clone(cause), self.durable_entry_id));
         }
         if self.closed {
             return Err(PersistenceError::invalid_state("using the log", "it is closed; open it again"));
@@ -239,7 +240,7 @@ impl Queue {
             return false;
         }
         if self.begun_entry_id < entry_id {
-            return self.flights.is_empty() || !self.needs_segment();
+            return self.flights.is_empty() || !self.needs_room();
         }
         effect == Effect::Durable && self.promised_entry_id < entry_id && self.flights.is_empty()
     }
@@ -252,13 +253,13 @@ impl Queue {
         self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
     }
 
-    /// Whether what is pending needs a new segment.
-    pub fn needs_segment(&self) -> bool {
+    /// Whether what is pending needs a new segment, or space for this one to grow.
+    pub fn needs_room(&self) -> bool {
         if self.pending.is_empty() {
             return false;
         }
         let Some(bytes_left) = self.room.bytes_left else { return true };
-        self.pending.frame_bytes() > bytes_left
+        self.pending.frame_bytes() > bytes_left.min(self.room.reserved_bytes_left)
             || self.room.old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
     }
 

@@ -12,6 +12,7 @@ use crate::framing::Batch;
 use crate::storage::{ActiveStrategy, Directory, Effect, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A write-ahead log that many threads share. Cloning gives another handle to the same log.
 ///
@@ -36,7 +37,7 @@ struct Inner<D: Directory + ?Sized> {
     identity: u128,
 }
 
-impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
+impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
     /// Opens the log, as [`WalWriter::open`] does.
     pub fn open(directory: Arc<D>) -> PersistenceResult<Self> {
         Self::configure(directory, WalOptions::default())
@@ -49,7 +50,9 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
 
     /// Shares a writer; what it had appended is flushed first.
     pub fn from_writer(writer: WalWriter<E, D>) -> PersistenceResult<Self> {
-        let (appender, found): (Appender<D>, _) = writer.into_appender()?;
+        let (mut appender, found): (Appender<D>, _) = writer.into_appender()?;
+        let is_durable = appender.directory().as_durable().is_some();
+        appender.prepare_ahead(is_durable);
         let inner = Inner {
             directory: Arc::clone(appender.directory()),
             identity: appender.identity(),
@@ -58,7 +61,9 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
         };
         Ok(Self { inner: Arc::new(inner), _entry: PhantomData })
     }
+}
 
+impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// Appends bytes as one entry; returns its id. See [`WalWriter::append_bytes`].
     pub fn append_bytes(&self, payload: &[u8]) -> PersistenceResult<u64> {
         self.inner.committer.append_with(1, |batch, _| batch.push(payload))
@@ -131,6 +136,17 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// How commits are made durable, and why in that way; `None` before the first one.
     pub fn active_strategy(&self) -> Option<ActiveStrategy> {
         self.inner.committer.strategy()
+    }
+
+    /// How often the log went on in another segment.
+    pub fn rotations(&self) -> u64 {
+        self.inner.committer.rotations().count()
+    }
+
+    /// How long commits have waited for a segment, all together; the first segment does not count. Zero where
+    /// somebody makes them ahead of need ([`WalOptions::prepare_ahead`]) and keeps up.
+    pub fn rotation_stall(&self) -> Duration {
+        self.inner.committer.rotations().stall()
     }
 
     /// What was found when the log was opened.

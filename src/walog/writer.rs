@@ -350,7 +350,30 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     }
 }
 
+impl<E, D: Directory + ?Sized + 'static> WalWriter<E, D> {
+    /// From the next segment on, segments are made before they are needed, by whom
+    /// [`WalOptions::prepare_ahead`] says ([`Auto`](super::PrepareAhead::Auto) is a thread here, as this was
+    /// called).
+    ///
+    /// Effect: opens the log where that has not happened yet. Nothing else, before the first commit.
+    pub fn prepare_ahead(&mut self) -> PersistenceResult<()> {
+        self.open_stage()?.appender.prepare_ahead(true);
+        Ok(())
+    }
+}
+
 impl<E, D: Directory + ?Sized> WalWriter<E, D> {
+    /// How often the log went on in another segment.
+    pub fn rotations(&self) -> u64 {
+        self.inner().map_or(0, |open| open.appender.rotations().count())
+    }
+
+    /// How long appending and committing have waited for a segment, all together; the first segment does not
+    /// count.
+    pub fn rotation_stall(&self) -> Duration {
+        self.inner().map_or(Duration::ZERO, |open| open.appender.rotations().stall())
+    }
+
     /// Makes everything appended durable.
     ///
     /// Effect: flushes, then syncs through the descriptor that wrote.

@@ -9,7 +9,7 @@ use durability::recordlog::RecordLogWriter;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{WalMaintenance, WalOptions, WalWriter};
+use durability::walog::{PrepareAhead, PrepareHand, WalMaintenance, WalOptions, WalWriter};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -60,6 +60,7 @@ fn options() -> WalOptions {
         preallocate_bytes: 4096,
         recycle_capacity: 1,
         flush_policy: FlushPolicy::Manual,
+        prepare_ahead: PrepareAhead::Never,
         ..WalOptions::default()
     }
 }
@@ -111,10 +112,24 @@ fn every_fault_of_a_log_leaves_the_contract_whole() {
 
 /// The same for a log that threads share; alone here, so that a run repeats.
 fn share_log(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
+    share_log_with(directory, &PrepareHand::new(), options())
+}
+
+/// The same with segments that are made ahead of need, by a hand that lags behind now and then.
+fn share_prepared_log(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
+    let hand = PrepareHand::new();
+    let prepare_ahead = PrepareAhead::ByHand(hand.clone());
+    share_log_with(directory, &hand, WalOptions { prepare_ahead, ..options() })
+}
+
+fn share_log_with(directory: &Arc<Disk>, hand: &PrepareHand, options: WalOptions) -> PersistenceResult<()> {
     let disk = directory.inner();
-    let wal = durability::walog::SyncWalWriter::<(), Disk>::configure(Arc::clone(directory), options())?;
+    let wal = durability::walog::SyncWalWriter::<(), Disk>::configure(Arc::clone(directory), options)?;
     let steps = || -> PersistenceResult<()> {
         for step in 0..5 {
+            for _ in 0..3 * step % 4 {
+                hand.step();
+            }
             let next = wal.last_entry_id() + 1;
             match step {
                 1 => drop(wal.append_batch_bytes(&[payload(next), payload(next + 1)])?),
@@ -142,6 +157,11 @@ fn share_log(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
 #[test]
 fn every_fault_of_a_shared_log_leaves_the_contract_whole() {
     every_fault("shared wal", share_log, &check);
+}
+
+#[test]
+fn every_fault_of_a_shared_log_beside_the_making_of_segments_leaves_the_contract_whole() {
+    every_fault("shared wal, prepared ahead", share_prepared_log, &check);
 }
 
 fn write_records(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {

@@ -10,7 +10,7 @@ use durability::recordlog::{RecordLogReadMode, RecordLogWriter};
 use durability::recover::{RecoveryOptions, recover_with_wal};
 use durability::storage::FlushPolicy;
 use durability::testing::sim::{SimDisk, SimOptions, SimReport, check_crashes};
-use durability::walog::{SyncWalWriter, WalObserver};
+use durability::walog::{PrepareAhead, PrepareHand, SyncWalWriter, WalObserver};
 use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
 use std::sync::{Arc, Mutex};
 
@@ -51,7 +51,33 @@ fn options(random: &mut Random) -> WalOptions {
         recycle_capacity: random.below(3) as usize,
         flush_policy: [FlushPolicy::PerAppend, FlushPolicy::Manual, FlushPolicy::EveryN(2)]
             [random.below(3) as usize],
+        prepare_ahead: PrepareAhead::Never,
         ..WalOptions::default()
+    }
+}
+
+/// Somebody who makes segments ahead of need, a few steps at a time.
+struct Helper {
+    hand: PrepareHand,
+    random: Random,
+}
+
+impl Helper {
+    fn new(seed: u64) -> Self {
+        Self { hand: PrepareHand::new(), random: Random(!seed) }
+    }
+
+    /// The same options, with this hand and one or two segments ready.
+    fn join(&mut self, options: WalOptions) -> WalOptions {
+        let prepare_ahead = PrepareAhead::ByHand(self.hand.clone());
+        WalOptions { prepare_ahead, prepared_segments_min: 1 + self.random.below(2) as usize, ..options }
+    }
+
+    /// Sometimes it lags behind, sometimes it does all there is to do.
+    fn steps(&mut self) {
+        for _ in 0..[0, 1, 2, 3, 20][self.random.below(5) as usize] {
+            self.hand.step();
+        }
     }
 }
 
@@ -62,10 +88,22 @@ fn append(wal: &mut Wal) -> u64 {
 
 /// Random appends, batches, flushes, syncs, closes, kills and truncations. What is acknowledged is marked;
 /// so is what opening returned.
-fn run(disk: &SimDisk, random: &mut Random, steps: u64) {
+fn run(disk: &SimDisk, random: &mut Random, steps: u64, mut helper: Option<Helper>) {
     let mut truncated = 0;
-    let mut wal = Wal::open_with(Arc::new(disk.clone()), options(random)).expect("opens");
+    let open = |random: &mut Random, helper: &mut Option<Helper>| {
+        let mut options = options(random);
+        if let Some(helper) = helper {
+            options = helper.join(options);
+        }
+        let mut wal = Wal::open_with(Arc::new(disk.clone()), options).expect("opens");
+        wal.prepare_ahead().expect("is told who prepares");
+        wal
+    };
+    let mut wal = open(random, &mut helper);
     for _ in 0..steps {
+        if let Some(helper) = &mut helper {
+            helper.steps();
+        }
         match random.below(12) {
             0..=2 => {
                 append(&mut wal);
@@ -100,7 +138,7 @@ fn run(disk: &SimDisk, random: &mut Random, steps: u64) {
                     0 => wal.close().expect("closes"),
                     _ => drop(wal),
                 }
-                wal = Wal::open_with(Arc::new(disk.clone()), options(random)).expect("opens");
+                wal = open(random, &mut helper);
                 disk.mark(wal.last_entry_id());
             }
         }
@@ -183,7 +221,17 @@ pub(super) fn must(
 fn no_power_cut_loses_or_invents_anything() {
     campaign("wal", seeds(25), |seed| {
         let disk = SimDisk::new(seed);
-        run(&disk, &mut Random(seed), 30);
+        run(&disk, &mut Random(seed), 30, None);
+        let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
+        must(check_crashes(&disk, &options, check), seed)
+    });
+}
+
+#[test]
+fn no_power_cut_beside_the_making_of_segments_loses_or_invents_anything() {
+    campaign("wal, prepared ahead", seeds(25), |seed| {
+        let disk = SimDisk::new(seed);
+        run(&disk, &mut Random(seed), 30, Some(Helper::new(seed)));
         let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
         must(check_crashes(&disk, &options, check), seed)
     });
@@ -193,7 +241,7 @@ fn no_power_cut_loses_or_invents_anything() {
 fn no_power_cut_during_recovery_loses_or_invents_anything() {
     campaign("recovery", seeds(4), |seed| {
         let disk = SimDisk::new(seed);
-        run(&disk, &mut Random(seed), 14);
+        run(&disk, &mut Random(seed), 14, None);
         let outer = SimOptions { seed, images_per_point: 4, stride: 2, ..SimOptions::default() };
         let mut inner_total = SimReport::default();
         let result = check_crashes(&disk, &outer, |image, marks| {
@@ -308,35 +356,48 @@ impl WalObserver for AppendsBehindTheLeader {
 
 #[test]
 fn no_power_cut_loses_what_a_shared_log_acknowledged() {
-    campaign("shared wal", seeds(12), |seed| {
-        let disk = SimDisk::new(seed);
-        let mut random = Random(seed);
-        let options = WalOptions { flush_policy: FlushPolicy::Manual, ..options(&mut random) };
-        let mut single = Wal::open_with(Arc::new(disk.clone()), options).expect("opens");
-        let behind = Arc::new(AppendsBehindTheLeader(Mutex::default()));
-        single.set_observer(Arc::clone(&behind) as Arc<dyn WalObserver>);
-        let wal = SyncWalWriter::from_writer(single).expect("shares");
-        *behind.0.lock().expect("no panic") = Some(wal.clone());
-        for _ in 0..20 {
-            let next = wal.last_entry_id() + 1;
-            match random.below(6) {
-                0 => assert_eq!(wal.append_bytes(&payload(next)).expect("appends"), next),
-                1 => drop(wal.append_batch_bytes(&[payload(next), payload(next + 1)]).expect("appends")),
-                2 => wal.flush().expect("flushes"),
-                3 => {
-                    wal.flush_and_sync().expect("syncs");
-                    disk.mark(next - 1);
-                }
-                _ => disk.mark(wal.append_bytes_durable(&payload(next)).expect("commits")),
-            }
-            disk.mark(wal.durable_entry_id());
+    campaign("shared wal", seeds(12), |seed| share(seed, None));
+}
+
+#[test]
+fn no_power_cut_beside_the_making_of_segments_loses_what_a_shared_log_acknowledged() {
+    campaign("shared wal, prepared ahead", seeds(12), |seed| share(seed, Some(Helper::new(seed))));
+}
+
+fn share(seed: u64, mut helper: Option<Helper>) -> SimReport {
+    let disk = SimDisk::new(seed);
+    let mut random = Random(seed);
+    let mut options = WalOptions { flush_policy: FlushPolicy::Manual, ..options(&mut random) };
+    if let Some(helper) = &mut helper {
+        options = helper.join(options);
+    }
+    let mut single = Wal::open_with(Arc::new(disk.clone()), options).expect("opens");
+    let behind = Arc::new(AppendsBehindTheLeader(Mutex::default()));
+    single.set_observer(Arc::clone(&behind) as Arc<dyn WalObserver>);
+    let wal = SyncWalWriter::from_writer(single).expect("shares");
+    *behind.0.lock().expect("no panic") = Some(wal.clone());
+    for _ in 0..20 {
+        if let Some(helper) = &mut helper {
+            helper.steps();
         }
-        // The observer's handle goes first, or the log would never be dropped.
-        drop(behind.0.lock().expect("no panic").take());
-        drop(wal);
-        let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
-        must(check_crashes(&disk, &options, check), seed)
-    });
+        let next = wal.last_entry_id() + 1;
+        match random.below(6) {
+            0 => assert_eq!(wal.append_bytes(&payload(next)).expect("appends"), next),
+            1 => drop(wal.append_batch_bytes(&[payload(next), payload(next + 1)]).expect("appends")),
+            2 => wal.flush().expect("flushes"),
+            3 => {
+                wal.flush_and_sync().expect("syncs");
+                disk.mark(next - 1);
+            }
+            _ => disk.mark(wal.append_bytes_durable(&payload(next)).expect("commits")),
+        }
+        disk.mark(wal.durable_entry_id());
+    }
+    // The observer's handle goes first, or the log would never be dropped.
+    drop(behind.0.lock().expect("no panic").take());
+    drop(wal);
+    let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
+    must(check_crashes(&disk, &options, check), seed)
 }
 
 #[cfg(feature = "postcard")]
@@ -493,7 +554,7 @@ fn a_record_log_whose_syncs_fail_loses_nothing_that_was_promised() {
 fn a_disk_that_lies_about_syncs_is_found_out() {
     let disk = SimDisk::new(1);
     disk.lie_about_syncs();
-    run(&disk, &mut Random(1), 30);
+    run(&disk, &mut Random(1), 30, None);
     assert!(
         check_crashes(&disk, &SimOptions::default(), check).is_err(),
         "the property would not notice a lie"

@@ -481,6 +481,10 @@ impl CommitFile for UringFile {
         locked.state().size_changes.made += 1;
         Ok(())
     }
+
+    fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
+        crate::backends::std_fs::reserve_file(self.ring.file(), self.path.as_str(), bytes)
+    }
 }
 
 impl fmt::Debug for UringFile {

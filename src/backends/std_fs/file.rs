@@ -342,6 +342,20 @@ impl CommitFile for StdFile {
         self.end(State::Free, true);
         result
     }
+
+    fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
+        reserve_file(&self.file, self.path.as_str(), bytes)
+    }
+}
+
+/// [`CommitFile::reserve`] for a file of the operating system.
+pub(crate) fn reserve_file(file: &File, path: &str, bytes: u64) -> PersistenceResult<()> {
+    let size = size_of(file, path)?;
+    if size >= bytes {
+        return Ok(());
+    }
+    reserve(file, size..bytes)
+        .map_err(|source| PersistenceError::io("reserve space", path, Some(size), source))
 }
 
 /// Writes all of `bytes`; on failure says at which offset.

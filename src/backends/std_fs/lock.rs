@@ -12,7 +12,7 @@ use crate::planted;
 use crate::storage::DirectoryLock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest pause between two attempts.
@@ -21,13 +21,19 @@ const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// An exclusive lock, held until it is dropped.
 #[derive(Debug)]
 struct FileLock {
-    // Held, never used.
-    _file: File,
+    file: File,
+    resolved: PathBuf,
 }
 
 impl DirectoryLock for FileLock {
     fn is_exclusive(&self) -> bool {
         true
+    }
+
+    fn is_held(&self) -> PersistenceResult<bool> {
+        os::has_name(&self.file, &self.resolved).map_err(|source| {
+            PersistenceError::io("look at the lock", self.resolved.display().to_string(), None, source)
+        })
     }
 }
 
@@ -48,7 +54,7 @@ pub(super) fn lock_path(
     match retry(wait, attempt).map_err(|source| failed(path, source))? {
         Attempt::Taken(file) => {
             note_holder(&file);
-            Ok(Box::new(FileLock { _file: file }))
+            Ok(Box::new(FileLock { file, resolved: resolved.to_owned() }))
         }
         Attempt::Busy => {
             Err(PersistenceError::LockFailed { resource: path.to_owned(), reason: describe_holder(resolved) })
@@ -175,11 +181,16 @@ mod os {
     /// A lock on a file that lost its name between being opened and being locked keeps nobody out: such
     /// an attempt counts as busy.
     fn confirm_name(file: File, resolved: &Path) -> io::Result<Attempt<File>> {
+        let trusted = planted::on("lock_trusts_lost_name") && resolved.exists();
+        let named = trusted || has_name(&file, resolved)?;
+        Ok(if named { Attempt::Taken(file) } else { Attempt::Busy })
+    }
+
+    /// Whether the name stands for this very file.
+    pub(super) fn has_name(file: &File, resolved: &Path) -> io::Result<bool> {
         match fs::metadata(resolved) {
-            Ok(named) if super::super::sync::same_file(&named, &file.metadata()?) => Ok(Attempt::Taken(file)),
-            Ok(_) if planted::on("lock_trusts_lost_name") => Ok(Attempt::Taken(file)),
-            Ok(_) => Ok(Attempt::Busy),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Attempt::Busy),
+            Ok(named) => Ok(super::super::sync::same_file(&named, &file.metadata()?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -207,6 +218,11 @@ mod os {
     use std::io;
     use std::os::windows::fs::OpenOptionsExt;
     use std::path::Path;
+
+    /// Nobody can remove or replace a file that is open and shares nothing.
+    pub(super) fn has_name(_file: &File, _resolved: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
 
     const ERROR_SHARING_VIOLATION: i32 = 32;
     const ERROR_LOCK_VIOLATION: i32 = 33;
@@ -241,6 +257,10 @@ mod os {
 
     pub(super) fn try_lock_path(_resolved: &Path) -> io::Result<Attempt<File>> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn has_name(_file: &File, _resolved: &Path) -> io::Result<bool> {
+        Ok(true)
     }
 
     /// Locks of written descriptors are optional.

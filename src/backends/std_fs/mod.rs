@@ -18,6 +18,8 @@ mod sync;
 mod tests;
 
 pub use file::StdFile;
+#[cfg(all(target_os = "linux", feature = "io-uring"))]
+pub(crate) use file::reserve_file;
 pub(crate) use sync::sync_parent_of_path;
 
 use crate::error::{PersistenceError, PersistenceResult};

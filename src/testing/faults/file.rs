@@ -106,6 +106,10 @@ impl CommitFile for FaultyFile {
             set => set.map_err(|error| self.latch.trip(error)),
         }
     }
+
+    fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
+        self.faults.run(Operation::Reserve, &self.path, || self.inner.reserve(bytes))
+    }
 }
 
 /// A file whose reads may fail.

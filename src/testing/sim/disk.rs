@@ -265,11 +265,16 @@ impl Read for Reader {
 struct SimLock {
     disk: SimDisk,
     path: String,
+    inode: Inode,
 }
 
 impl DirectoryLock for SimLock {
     fn is_exclusive(&self) -> bool {
         true
+    }
+
+    fn is_held(&self) -> PersistenceResult<bool> {
+        Ok(self.disk.world().tree.names.get(&self.path) == Some(&Node::File(self.inode)))
     }
 }
 
@@ -380,14 +385,15 @@ impl Directory for SimDisk {
 
     fn lock(&self, path: &str, _wait: Duration) -> PersistenceResult<Box<dyn DirectoryLock>> {
         let mut world = self.world();
-        if !world.tree.names.contains_key(path) {
-            Self::new_file(&mut world, path)?;
-        }
+        let inode = match Self::existing_file(&world, "lock", path) {
+            Err(error) if error.is_not_found() => Self::new_file(&mut world, path)?,
+            found => found?,
+        };
         if !world.locks.insert(path.to_owned()) {
             let reason = "another writer holds it".to_owned();
             return Err(PersistenceError::LockFailed { resource: path.to_owned(), reason });
         }
-        Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned() }))
+        Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned(), inode }))
     }
 
     fn await_unlocked(&self, path: &str, _wait: Duration) -> PersistenceResult<()> {

@@ -1,0 +1,462 @@
+//! Segments that are ready before they are needed, and the seals of those that are full.
+//!
+//! Lives here: what is ready, what is in the making, what waits for its seal, and who works on it: a thread of the
+//! log's own, a hand of the caller's, or whoever needs a segment while there is none. Not here: the steps of making
+//! a segment (`making`), and what is written into one (`appender`).
+//!
+//! Invariants: one at a time works, so that segments become ready in the order of their ids; who needs one while
+//! somebody is at work waits for the end of that step and then does the rest itself, so nobody's progress rests on
+//! a thread being scheduled. A full segment is sealed before the next is begun, so a file that truncation keeps for
+//! reuse is nobody's any more. Nothing that was acknowledged rests on a seal: it may come late, or never.
+//!
+//! A failure to make a segment ahead of need is none yet: the pool rests until a segment is needed, and whoever
+//! needs it meets the failure himself. A failure that puts written data in doubt trips the log's latch, which the
+//! next commit sees.
+
+use super::making::{Making, Prepared, Recipe};
+use super::options::WalOptions;
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::formats::header::{FileKind, HeaderState, decode};
+use crate::formats::layout::HEADER_BYTES;
+use crate::formats::names;
+use crate::limits::{PREPARE_CHUNK_BYTES, RETIRED_SEGMENTS_MAX};
+use crate::planted;
+use crate::storage::{
+    Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, Latch,
+};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// What is done off the commit path.
+pub(super) struct Pool<D: ?Sized> {
+    directory: Arc<D>,
+    environment: Arc<dyn Environment>,
+    latch: Latch,
+    lock: Arc<dyn DirectoryLock>,
+    identity: u128,
+    is_durable: bool,
+    state: Mutex<State>,
+    /// The helper waits here for work; signalled with the lock of `state`.
+    work: Condvar,
+    /// Who needs a segment waits here for the end of a step; signalled with the lock of `state`.
+    made: Condvar,
+    /// Bytes of the current segment that are in use. Written by the committer, read by the helper; paired with
+    /// `wake_at_bytes`: each writes its own before it reads the other's (both sequentially consistent), so that one
+    /// of the two sees what the other did.
+    used_bytes: AtomicU64,
+    /// The helper waits until so many are in use.
+    wake_at_bytes: AtomicU64,
+}
+
+/// Behind the lock.
+struct State {
+    ready: VecDeque<Prepared>,
+    job: Option<Making>,
+    retired: VecDeque<Retired>,
+    /// Somebody works, without the lock.
+    busy: bool,
+    /// Making ahead of need failed: nobody tries again until a segment is needed.
+    rests: bool,
+    stop: bool,
+    next_id: u64,
+    last_salt: Option<u64>,
+    /// How many are to be ready; 0 where nothing is made ahead of need.
+    ready_min: usize,
+    ahead: Recipe,
+    /// What the current segment holds when it is full, where making follows its filling; 0: it does not wait.
+    paced_by_bytes: u64,
+    /// The segment that is being written.
+    current: Option<(u64, u64)>,
+}
+
+/// A full segment, all of whose entries are durable, and its seal.
+pub(super) struct Retired {
+    pub file: Arc<dyn CommitFile>,
+    pub path: String,
+    pub seal: CommitBuffer,
+    pub offset: u64,
+    pub effect: Effect,
+    /// Where to cut the file behind the seal.
+    pub cut: Option<u64>,
+}
+
+enum Work {
+    Seal(Retired),
+    Make(Making),
+}
+
+/// A segment, and whether it had to be waited for.
+pub(super) struct Obtained {
+    pub prepared: Prepared,
+    pub waited: bool,
+}
+
+impl<D: Directory + ?Sized> Pool<D> {
+    pub fn new(
+        directory: Arc<D>,
+        options: &WalOptions,
+        lock: Arc<dyn DirectoryLock>,
+        latch: Latch,
+        (identity, next_id): (u128, u64),
+    ) -> Self {
+        let is_durable = directory.as_durable().is_some();
+        let state = State {
+            ready: VecDeque::new(),
+            job: None,
+            retired: VecDeque::new(),
+            busy: false,
+            rests: false,
+            stop: false,
+            next_id,
+            last_salt: None,
+            ready_min: 0,
+            ahead: Recipe::ahead(options, identity, is_durable),
+            paced_by_bytes: 0,
+            current: None,
+        };
+        Self {
+            directory,
+            environment: Arc::clone(&options.environment),
+            latch,
+            lock,
+            identity,
+            is_durable,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            made: Condvar::new(),
+            used_bytes: AtomicU64::new(0),
+            wake_at_bytes: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in the state is half changed when a panic can happen.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on somebody makes segments ahead of need.
+    pub fn make_ahead(&self, options: &WalOptions) {
+        self.set_options(&mut self.state(), options);
+        self.work.notify_one();
+    }
+
+    fn set_options(&self, state: &mut State, options: &WalOptions) {
+        state.ready_min = options.prepared_segments_min;
+        state.ahead = Recipe::ahead(options, self.identity, self.is_durable);
+        // A segment that is sealed by its age, or that is made in a moment, does not follow the filling.
+        let follows = options.segment_age_max.is_none()
+            && state.ahead.fill_bytes > 4 * PREPARE_CHUNK_BYTES as u64
+            && state.ahead.in_steps;
+        state.paced_by_bytes = if follows { options.segment_bytes_max } else { 0 };
+    }
+
+    /// Whether the lock that makes this writer the only one is still that.
+    pub fn check_fence(&self) -> PersistenceResult<()> {
+        if planted::on("fence_unchecked") || self.lock.is_held()? {
+            return Ok(());
+        }
+        Err(self.latch.trip(PersistenceError::Fenced { resource: names::WAL_LOCK.to_owned() }))
+    }
+
+    /// Whether the segment that is being written is still the file of its name. Truncation never removes it.
+    fn check_current(&self, current: Option<(u64, u64)>) -> PersistenceResult<()> {
+        self.check_fence()?;
+        let Some((id, salt)) = current else { return Ok(()) };
+        let path = names::segment_path(id);
+        let mut block = [0; HEADER_BYTES];
+        let found = self.directory.open_at(&path).and_then(|file| file.read_at(0, &mut block));
+        let is_ours = match found {
+            Ok(read) => matches!(decode(FileKind::Segment, &block[..read]),
+                HeaderState::Good(header) if header.salt == salt),
+            Err(error) if error.is_not_found() => false,
+            Err(error) => return Err(error),
+        };
+        if is_ours || planted::on("fence_unchecked") {
+            return Ok(());
+        }
+        Err(self.latch.trip(PersistenceError::Fenced { resource: path }))
+    }
+
+    /// The next segment: one that is ready, or one that the caller makes, or finishes.
+    pub fn obtain(&self, options: &WalOptions) -> PersistenceResult<Obtained> {
+        self.check_fence()?;
+        let mut state = self.state();
+        if state.ready_min > 0 {
+            self.set_options(&mut state, options);
+        }
+        state.rests = false;
+        let mut waited = false;
+        loop {
+            let newest = planted::on("prepared_newest_first");
+            let ready = if newest { state.ready.pop_back() } else { state.ready.pop_front() };
+            if let Some(prepared) = ready {
+                drop(state);
+                return Ok(Obtained { prepared, waited });
+            }
+            waited = true;
+            if state.busy {
+                state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let job = match state.job.take() {
+                Some(job) => job,
+                None => {
+                    // A file that waits for its seal may be one that truncation offers for reuse.
+                    let recycle = state.retired.is_empty();
+                    let recipe = Recipe::now(options, self.identity, self.is_durable);
+                    self.new_job(&mut state, Recipe { recycle: recycle && recipe.recycle, ..recipe })
+                }
+            };
+            let (again, made) = self.make_whole(state, job);
+            state = again;
+            made?;
+        }
+    }
+
+    fn new_job(&self, state: &mut State, recipe: Recipe) -> Making {
+        let id = state.next_id;
+        // Whatever becomes of the file, its id is used up.
+        state.next_id = state.next_id.saturating_add(1);
+        let used = state.last_salt.filter(|_| planted::on("reuse_salt"));
+        let salt = used.unwrap_or_else(|| self.environment.random());
+        state.last_salt = Some(salt);
+        Making::new(recipe, id, salt)
+    }
+
+    fn make_whole<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut job: Making,
+    ) -> (MutexGuard<'a, State>, PersistenceResult<()>) {
+        let current = state.current;
+        state.busy = true;
+        drop(state);
+        let role = Busy { pool: self };
+        let made = self.check_current(current).and_then(|()| {
+            loop {
+                if let Some(prepared) = job.step(self.directory.as_ref(), &self.latch)? {
+                    return Ok(prepared);
+                }
+            }
+        });
+        let mut state = role.end();
+        let result = made.map(|prepared| state.ready.push_back(prepared));
+        (state, result)
+    }
+
+    /// The committer goes on in this segment.
+    pub fn enter(&self, segment: &Prepared, retired: Option<Retired>) -> PersistenceResult<()> {
+        self.used_bytes.store(0, Ordering::SeqCst);
+        let mut state = self.state();
+        state.current = Some((segment.id, segment.salt));
+        state.retired.extend(retired);
+        let too_many = state.retired.len() > RETIRED_SEGMENTS_MAX;
+        drop(state);
+        self.work.notify_one();
+        if too_many { self.seal_retired() } else { Ok(()) }
+    }
+
+    /// So many bytes of the current segment are in use.
+    pub fn note_used(&self, bytes: u64) {
+        self.used_bytes.store(bytes, Ordering::SeqCst);
+        if bytes >= self.wake_at_bytes.load(Ordering::SeqCst) {
+            // With the lock, or the helper might be about to wait.
+            drop(self.state());
+            self.work.notify_one();
+        }
+    }
+
+    /// Seals whatever waits for it.
+    pub fn seal_retired(&self) -> PersistenceResult<()> {
+        let mut state = self.state();
+        loop {
+            while state.busy {
+                state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let Some(retired) = state.retired.pop_front() else { return Ok(()) };
+            state.busy = true;
+            drop(state);
+            let role = Busy { pool: self };
+            let sealed = self.seal(retired);
+            state = role.end();
+            sealed?;
+        }
+    }
+
+    fn seal(&self, retired: Retired) -> PersistenceResult<()> {
+        let Retired { file, path, seal, offset, effect, cut } = retired;
+        let range = 0..seal.len();
+        match file.commit(Commit { id: 0, offset, buffer: seal, range, effect }).0 {
+            Ok(()) => {}
+            Err(error) if error.is_out_of_space() || planted::on("forget_seal_failure") => {
+                // The segment behind says all that the seal says.
+                tracing::warn!(%error, %path, "a segment stays without a seal");
+                return Ok(());
+            }
+            Err(error) => return Err(self.latch.trip(error)),
+        }
+        if let Some(bytes) = cut {
+            if let Err(error) = file.set_size(bytes) {
+                tracing::debug!(%error, %path, "a sealed segment keeps its zeros");
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is to do now, for the helper. `unpaced`: without regard to how full the current segment is.
+    fn next_work(&self, state: &mut State, unpaced: bool) -> Option<Work> {
+        self.wake_at_bytes.store(u64::MAX, Ordering::SeqCst);
+        if state.busy || state.stop || self.latch.is_tripped() {
+            return None;
+        }
+        if let Some(retired) = state.retired.pop_front() {
+            return Some(Work::Seal(retired));
+        }
+        if state.rests || state.current.is_none() || state.ready.len() >= state.ready_min {
+            return None;
+        }
+        let recipe = state.ahead;
+        let job = match state.job.take() {
+            Some(job) => job,
+            None => self.new_job(state, recipe),
+        };
+        if unpaced || state.paced_by_bytes == 0 || self.is_due(state.paced_by_bytes, &job) {
+            return Some(Work::Make(job));
+        }
+        state.job = Some(job);
+        None
+    }
+
+    /// The next segment is whole when the current one is half full; before that its zeros follow the filling. Where
+    /// that is still to come, the committer will wake the helper.
+    fn is_due(&self, segment_bytes: u64, job: &Making) -> bool {
+        let (zeroed, total) = job.progress();
+        let share = zeroed as f64 / total.max(1) as f64;
+        let due_at = (segment_bytes as f64 * share / 2.0) as u64;
+        self.wake_at_bytes.store(due_at, Ordering::SeqCst);
+        let due = self.used_bytes.load(Ordering::SeqCst) >= due_at;
+        if due {
+            self.wake_at_bytes.store(u64::MAX, Ordering::SeqCst);
+        }
+        due
+    }
+
+    fn perform<'a>(&'a self, mut state: MutexGuard<'a, State>, work: Work) -> MutexGuard<'a, State> {
+        let current = state.current;
+        state.busy = true;
+        drop(state);
+        let role = Busy { pool: self };
+        let mut made = None;
+        let result = match work {
+            Work::Seal(retired) => self.seal(retired),
+            Work::Make(mut job) => {
+                let is_new = job.progress().0 == 0;
+                let checked = if is_new { self.check_current(current) } else { Ok(()) };
+                let stepped = checked.and_then(|()| job.step(self.directory.as_ref(), &self.latch));
+                stepped.map(|prepared| made = Some(prepared.ok_or(job)))
+            }
+        };
+        let mut state = role.end();
+        match made {
+            Some(Ok(prepared)) => state.ready.push_back(prepared),
+            Some(Err(job)) => state.job = Some(job),
+            None => {}
+        }
+        if let Err(error) = result {
+            tracing::warn!(%error, "a segment could not be prepared or sealed ahead of need");
+            state.rests = true;
+        }
+        state
+    }
+
+    /// Does one piece of what there is to do; `false` when there is none.
+    pub fn step(&self) -> bool {
+        let mut state = self.state();
+        let Some(work) = self.next_work(&mut state, true) else { return false };
+        drop(self.perform(state, work));
+        true
+    }
+
+    /// The helper: works until it is told to stop.
+    fn work(&self) {
+        let mut state = self.state();
+        while !state.stop {
+            state = match self.next_work(&mut state, false) {
+                Some(work) => self.perform(state, work),
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Nothing is made ahead of need any more.
+    pub fn stop(&self) {
+        let mut state = self.state();
+        state.stop = true;
+        state.ready_min = 0;
+        drop(state);
+        self.work.notify_all();
+    }
+
+    /// Removes what was made and not used. After a crash, what is left is recognised as never started.
+    pub fn discard_unused(&self) {
+        let mut state = self.state();
+        while state.busy {
+            state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (ready, job) = (std::mem::take(&mut state.ready), state.job.take());
+        drop(state);
+        for Prepared { file, path, .. } in ready {
+            drop(file);
+            if let Err(error) = self.directory.delete(&path) {
+                tracing::debug!(%error, %path, "a segment that was not used stays");
+            }
+        }
+        if let Some(mut job) = job {
+            job.discard(self.directory.as_ref());
+        }
+    }
+}
+
+/// Whoever works; a panic ends that work and keeps nobody waiting.
+struct Busy<'a, D: Directory + ?Sized> {
+    pool: &'a Pool<D>,
+}
+
+impl<'a, D: Directory + ?Sized> Busy<'a, D> {
+    fn end(self) -> MutexGuard<'a, State> {
+        let pool = self.pool;
+        std::mem::forget(self);
+        pool.end_work()
+    }
+}
+
+impl<D: Directory + ?Sized> Drop for Busy<'_, D> {
+    fn drop(&mut self) {
+        let cause = PersistenceError::invalid_state("preparing a segment", "the preparing thread panicked");
+        let _ = self.pool.latch.trip(cause);
+        drop(self.pool.end_work());
+    }
+}
+
+impl<D: Directory + ?Sized> Pool<D> {
+    fn end_work(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.busy = false;
+        self.made.notify_all();
+        self.work.notify_one();
+        state
+    }
+}
+
+/// Starts the thread that works on a pool.
+pub(super) fn start_helper<D: Directory + ?Sized + 'static>(
+    pool: &Arc<Pool<D>>,
+) -> PersistenceResult<JoinHandle<()>> {
+    let pool = Arc::clone(pool);
+    std::thread::Builder::new()
+        .name("durability-prepare".to_owned())
+        .spawn(move || pool.work())
+        .map_err(|source| PersistenceError::io("start a thread for", "segments", None, source))
+}
