@@ -219,8 +219,14 @@ impl Scanner {
     }
 
     /// A scan that goes on behind a frame boundary that an earlier scan reached.
-    pub fn resume(header: &Header, file_bytes: u64, offset: u64, next_entry_id: u64) -> Self {
-        let mut scanner = Self::new(header, file_bytes, None);
+    pub fn resume(
+        header: &Header,
+        file_bytes: u64,
+        known_end: Option<KnownEnd>,
+        offset: u64,
+        next_entry_id: u64,
+    ) -> Self {
+        let mut scanner = Self::new(header, file_bytes, known_end);
         scanner.end.offset = offset;
         scanner.end.content_offset = offset;
         scanner.end.next_entry_id = Some(next_entry_id);

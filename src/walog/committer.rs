@@ -33,8 +33,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+mod reading;
 mod tickets;
 
+pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
 /// Everything that the handles of one log share.
@@ -383,7 +385,16 @@ impl<D: Directory + ?Sized> Committer<D> {
             appender.close()
         });
         drop(self.tell(self.queue()));
+        self.let_go();
         result
+    }
+
+    /// Lets go of the files and their locks: tickets and readers may live on, a successor must not wait for them.
+    fn let_go(&self) {
+        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let file = self.queue().file.take();
+        // Not under a lock: a file that is dropped waits for what is in flight.
+        drop((appender, file));
     }
 
     /// Closes the log when the last handle goes, unless it was closed, or cannot be.
@@ -397,6 +408,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
         }
         self.stop_owner();
+        self.let_go();
     }
 
     fn stop_owner(&self) {

@@ -32,6 +32,8 @@ pub(super) struct Queue {
     /// The file that holds them; rotation waits until there are none.
     pub file: Option<Arc<dyn CommitFile>>,
     pub in_flight_max: usize,
+    /// Segments that were entered; so readers know that there is another one.
+    pub segments_entered: u64,
     /// Commits that the file has accepted, less the completions that were collected.
     pub running: isize,
     pub submitting: bool,
@@ -123,6 +125,7 @@ impl Queue {
             flight_bytes: 0,
             file: None,
             in_flight_max: 1,
+            segments_entered: 0,
             running: 0,
             submitting: false,
             reaping: false,
@@ -270,6 +273,7 @@ impl Queue {
     pub fn enter_segment(&mut self, room: Room, file: Option<Arc<dyn CommitFile>>) {
         debug_assert!(self.flights.is_empty());
         self.room = room;
+        self.segments_entered += 1;
         self.in_flight_max = file.as_ref().map_or(1, |file| file.limits().in_flight_max.max(1));
         self.file = file;
     }
