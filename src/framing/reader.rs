@@ -91,7 +91,7 @@ impl FrameReader {
         next_entry_id: u64,
     ) -> PersistenceResult<bool> {
         let file_bytes = file.size()?;
-        let scanner = Scanner::resume(header, file_bytes, None, offset, next_entry_id);
+        let scanner = Scanner::resume(header, file_bytes, None, (offset, next_entry_id));
         let mut reader = Self::with_scanner(file, path, scanner, None, file_bytes);
         while let Some(frame) = reader.next_frame()? {
             if frame.header.kind != FrameKind::Seal {
@@ -101,18 +101,18 @@ impl FrameReader {
         Ok(false)
     }
 
-    /// Reads the frames behind a boundary that an earlier scan reached, the first of which begins with the entry
-    /// `next_entry_id`. Reads `chunk_bytes` of the file at once.
+    /// Reads the frames behind a boundary that an earlier scan reached: its offset, and the entry with which the
+    /// frame there begins. Reads `chunk_bytes` of the file at once.
     pub fn resume(
         file: Box<dyn ReadAt>,
         path: &str,
         header: &Header,
         known_end: Option<KnownEnd>,
-        (offset, next_entry_id): (u64, u64),
+        from: (u64, u64),
         chunk_bytes: usize,
     ) -> PersistenceResult<Self> {
         let file_bytes = file.size()?;
-        let scanner = Scanner::resume(header, file_bytes, known_end, offset, next_entry_id);
+        let scanner = Scanner::resume(header, file_bytes, known_end, from);
         let reader = Self::with_scanner(file, path, scanner, known_end, file_bytes);
         Ok(Self { chunk_bytes, ..reader })
     }

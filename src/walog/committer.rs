@@ -23,11 +23,12 @@
 use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
 use super::queue::{Queue, Turn, Work};
+use super::telemetry::{Telemetry, Tracer};
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
-use crate::storage::{Directory, Effect, Environment, Wait};
+use crate::storage::{Directory, Effect, Environment};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,7 @@ use std::thread::JoinHandle;
 
 mod reading;
 mod tickets;
+mod watchdog;
 
 pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
@@ -51,6 +53,8 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     owner: Mutex<Option<JoinHandle<()>>>,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
+    telemetry: Option<Arc<Telemetry>>,
+    tracer: Tracer,
     is_durable: bool,
 }
 
@@ -68,6 +72,8 @@ impl<D: Directory + ?Sized> Committer<D> {
             owner: Mutex::new(None),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
+            telemetry: appender.options().telemetry.clone(),
+            tracer: Tracer::default(),
             is_durable: appender.check_durable("open").is_ok(),
             appender: Mutex::new(Some(appender)),
             queue: Mutex::new(queue),
@@ -173,7 +179,8 @@ impl<D: Directory + ?Sized> Committer<D> {
         effect: Effect,
     ) -> PersistenceResult<()> {
         let seen = queue.refusals();
-        let mut key = None;
+        queue.demand(entry_id);
+        let (mut key, mut was_parked) = (None, false);
         let result = loop {
             if let Some(outcome) = queue.outcome(entry_id, effect, seen) {
                 break outcome;
@@ -184,8 +191,10 @@ impl<D: Directory + ?Sized> Committer<D> {
                     let wake = Wake::Driver(std::thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
+                let look_at = self.look_at(&queue);
                 drop(queue);
-                std::thread::park();
+                self.park(look_at, None);
+                was_parked = true;
                 queue = self.queue();
                 continue;
             }
@@ -197,10 +206,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             };
         };
         key.map(|key| queue.waiters(effect).remove(entry_id, key));
-        let next = queue.next_driver();
+        let (next, settled) = (queue.next_driver(), queue.probe.settled());
         drop(queue);
         if let Some(next) = next {
             next.unpark();
+        }
+        if let (true, Some(telemetry), Some(took)) = (was_parked, &self.telemetry, self.past(settled)) {
+            telemetry.woke(took);
         }
         result
     }
@@ -218,11 +230,12 @@ impl<D: Directory + ?Sized> Committer<D> {
         if queue.needs_segment() {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
-            let made = self.with_appender(|appender| {
+            let make_room = |appender: &mut Appender<D>| {
                 appender.progress(progress.0, progress.1);
                 let made = appender.make_room(frame_bytes);
                 Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
-            });
+            };
+            let made = self.measure_rotation(|| self.with_appender(make_room));
             queue = self.queue();
             match made {
                 Ok((Ok(()), room, file, _)) => queue.enter_segment(room, file),
@@ -245,9 +258,10 @@ impl<D: Directory + ?Sized> Committer<D> {
                 }
             }
         }
-        let (work, commit_id, effect) = queue.take(effect, self.environment.elapsed());
-        let progress = queue.progress();
+        let (work, commit_id, effect, begun) = queue.take(effect, self.environment.elapsed());
+        let (progress, last_entry_id) = (queue.progress(), queue.begun_entry_id);
         drop(queue);
+        self.measure_begin(commit_id, last_entry_id, effect, &begun);
         let begun = self.with_appender(|appender| {
             appender.progress(progress.0, progress.1);
             match work {
@@ -256,6 +270,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             Ok(appender.room())
         });
+        let begun = begun.inspect_err(|_| self.measure_end(commit_id, false));
         let mut queue = self.queue();
         std::mem::forget(role);
         queue.submitting = false;
@@ -287,9 +302,13 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
+        let look_at = self.look_at(&queue);
         drop(queue);
         let role = Reaping { committer: self };
-        let reaped = file.reap(Wait::Forever);
+        let reaped = self.collect(file.as_ref(), look_at);
+        if let Ok(Some(completion)) = &reaped {
+            self.measure_end(completion.id, completion.result.is_ok());
+        }
         let mut queue = self.queue();
         std::mem::forget(role);
         queue.reaping = false;
@@ -308,11 +327,14 @@ impl<D: Directory + ?Sized> Committer<D> {
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
         let error = queue.take_told(&mut told);
-        if told.is_empty() && self.observer.is_none() {
+        let (device, settled, slow) =
+            (queue.probe.take_device(), queue.probe.settled(), queue.was_slow.take());
+        if told.is_empty() && self.observer.is_none() && device.is_none() && slow.is_none() {
             *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
             return queue;
         }
         drop(queue);
+        let tells = !told.is_empty();
         for waiter in told.drain(..) {
             waiter.tell(|entry_id| match &error {
                 Some(error) if durable < entry_id => Err(error.clone()),
@@ -320,6 +342,11 @@ impl<D: Directory + ?Sized> Committer<D> {
             });
         }
         self.observe_progress((told_flushed, told_durable), (flushed, durable));
+        if let Some(telemetry) = &self.telemetry {
+            device.into_iter().for_each(|device| telemetry.completed(device));
+            self.past(settled).filter(|_| tells).into_iter().for_each(|took| telemetry.told(took));
+        }
+        slow.into_iter().for_each(|slow| self.report(slow));
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
         self.queue()
     }

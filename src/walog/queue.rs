@@ -7,7 +7,8 @@
 //! Invariants: watermarks move in the order in which commits began, whatever the order of their completions;
 //! entries are either pending, or in flight, or flushed, in this order and without a gap.
 
-use super::options::WalOptions;
+use super::options::{SlowCommit, WalOptions};
+use super::telemetry::{Begun, Probe};
 use super::waiters::{Waiter, Waiters};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
@@ -18,6 +19,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Duration;
+
+mod slow;
 
 /// The state behind the lock.
 pub(super) struct Queue {
@@ -65,6 +68,9 @@ pub(super) struct Queue {
     pub commit_ns: u64,
     /// Entries in the batch that began last.
     pub batch_entries: u32,
+    pub probe: Probe,
+    /// A commit that took too long, has ended, and was not reported yet.
+    pub was_slow: Option<SlowCommit>,
 }
 
 /// A commit that has begun.
@@ -75,6 +81,8 @@ pub(super) struct Flight {
     pub bytes: usize,
     pub began: Duration,
     pub completed: bool,
+    /// As one that takes too long.
+    pub reported: bool,
 }
 
 /// The thread that drives commits for tickets.
@@ -147,6 +155,8 @@ impl Queue {
             last_flush: options.environment.elapsed(),
             commit_ns: 0,
             batch_entries: 0,
+            probe: Probe::new(options.telemetry.is_some()),
+            was_slow: None,
             options,
         }
     }
@@ -173,7 +183,17 @@ impl Queue {
             }
         }
         self.unflushed += count;
+        let environment = &self.options.environment;
+        self.probe.append(|| environment.elapsed());
         Ok(first)
+    }
+
+    /// Somebody begins to wait for an entry.
+    pub fn demand(&mut self, entry_id: u64) {
+        if entry_id > self.begun_entry_id {
+            let environment = &self.options.environment;
+            self.probe.wait(|| environment.elapsed());
+        }
     }
 
     pub fn is_flush_due(&self) -> bool {
@@ -284,7 +304,7 @@ impl Queue {
 
     /// Takes everything that is pending, or a sync where there is nothing. Somebody who waits for durability
     /// makes a mere flush durable: a second commit would cost more.
-    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect) {
+    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect, Begun) {
         self.commits_begun += 1;
         let commit_id = self.commits_begun;
         let entries = self.pending.entry_count();
@@ -293,6 +313,8 @@ impl Queue {
         let is_wanted = self.wanted_entry_id > self.begun_entry_id
             || self.waiters.driver_behind(self.begun_entry_id).is_some();
         let effect = if is_wanted { Effect::Durable } else { effect };
+        let (frame_bytes, depth) = (self.pending.frame_bytes(), self.flights.len() + 1);
+        let begun = self.probe.begin(now, Begun { entries, bytes, frame_bytes, depth, ..Begun::default() });
         let work = if self.pending.is_empty() {
             Work::Sync
         } else {
@@ -306,14 +328,15 @@ impl Queue {
             self.batch_entries = entries;
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };
-        let completed = false;
-        self.flights.push_back(Flight { commit_id, last_entry_id, effect, bytes, began: now, completed });
+        let (completed, reported) = (false, false);
+        let flight = Flight { commit_id, last_entry_id, effect, bytes, began: now, completed, reported };
+        self.flights.push_back(flight);
         self.flight_bytes += bytes;
         self.begun_entry_id = last_entry_id;
         if effect == Effect::Durable {
             self.promised_entry_id = last_entry_id;
         }
-        (work, commit_id, effect)
+        (work, commit_id, effect, begun)
     }
 
     /// Books a completion; watermarks move over the commits that have ended, in the order of their beginning.
@@ -333,7 +356,11 @@ impl Queue {
             return;
         };
         flight.completed = true;
-        let took = now.saturating_sub(flight.began).as_nanos() as u64;
+        let (last_entry_id, took, reported) =
+            (flight.last_entry_id, now.saturating_sub(flight.began), flight.reported);
+        self.note_slow(last_entry_id, took, reported);
+        self.probe.settle(now, took);
+        let took = took.as_nanos() as u64;
         self.commit_ns =
             if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
         if self.failure.is_some() {

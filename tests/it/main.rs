@@ -22,6 +22,7 @@ mod power_cut;
 mod properties;
 mod reader;
 mod support;
+mod telemetry;
 mod tickets;
 mod tidy;
 mod unreadable;

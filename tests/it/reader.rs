@@ -269,7 +269,8 @@ fn damage_to_what_was_written_is_reported_and_never_an_end() {
     assert_eq!(reader.entries_bytes(..).filter(Result::is_ok).count(), 9);
     let begins = good.windows(8).position(|bytes| bytes == &payload(5)[..8]).expect("is there");
     let sector = begins / 512 * 512;
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 3] = [
+    type Damage<'a> = (&'static str, &'a dyn Fn(&mut Vec<u8>));
+    let damages: [Damage; 3] = [
         ("a flipped bit", &|bytes| bytes[begins] ^= 1),
         ("zeros", &|bytes| bytes[sector..][..512].fill(0)),
         ("a file cut short", &|bytes| bytes.truncate(sector)),
@@ -311,7 +312,11 @@ fn a_log_in_memory_is_read_as_well_and_nothing_in_it_is_durable() {
     #[cfg(feature = "postcard")]
     {
         let mut all = Vec::new();
-        reader.replay_each(2.., |_, text| Ok(all.push(text))).expect("decodes");
+        let collect = |_, text| {
+            all.push(text);
+            Ok(())
+        };
+        reader.replay_each(2.., collect).expect("decodes");
         assert_eq!(all, ["two", "three", "four"]);
     }
 }

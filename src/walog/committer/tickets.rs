@@ -53,6 +53,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         }
         let first = queue.push_all(count, &mut push)?;
         let seen = queue.refusals();
+        queue.demand(first + count as u64 - 1);
         queue.wanted_entry_id = queue.wanted_entry_id.max(first + count as u64 - 1);
         let owner = queue.call_owner();
         drop(queue);
@@ -102,11 +103,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
                     if let Some(owner) = &mut queue.owner {
                         owner.parked = true;
                     }
+                    // Idle, it looks for nothing.
+                    let look_at = if idle { None } else { self.look_at(&queue) };
                     drop(queue);
                     if let Some(next) = next {
                         next.unpark();
                     }
-                    std::thread::park();
+                    self.park(look_at, None);
                     let mut queue = self.queue();
                     if let Some(owner) = &mut queue.owner {
                         owner.parked = false;
@@ -154,8 +157,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
             if key.is_none() {
                 key = Some(queue.waiters.add(entry_id, Wake::Watcher(std::thread::current())));
             }
+            let look_at = self.look_at(&queue);
             drop(queue);
-            std::thread::park_timeout(left);
+            self.park(look_at, Some(left));
             queue = self.queue();
         };
         key.map(|key| queue.waiters.remove(entry_id, key));
