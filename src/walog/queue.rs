@@ -280,6 +280,12 @@ impl Queue {
         self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
     }
 
+    /// How many may ever be: as many buffers are kept, or a depth that goes up and down would allocate.
+    fn depth_max(&self) -> usize {
+        let adapted = PIPELINE_DEPTH_SLOW.max(PIPELINE_DEPTH_FAST);
+        self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
+    }
+
     /// Whether what is pending needs a new segment.
     pub fn needs_segment(&self) -> bool {
         if self.pending.is_empty() {
@@ -344,7 +350,7 @@ impl Queue {
         self.running -= 1;
         let Completion { id, buffer, result } = completion;
         let keep_max = 4 * self.options.buffer_bytes.max(1 << 20);
-        if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth() {
+        if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth_max() {
             self.spares.push(buffer);
         }
         if let Err(error) = result {
