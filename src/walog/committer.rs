@@ -28,7 +28,7 @@ use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
-use crate::storage::{Directory, Effect, Environment};
+use crate::storage::{Directory, Effect, Environment, Home};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,8 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     environment: Arc<dyn Environment>,
     telemetry: Option<Arc<Telemetry>>,
     tracer: Tracer,
+    /// In a child of a fork nothing is driven, and no lock is taken: whoever held it is not there.
+    home: Home,
     is_durable: bool,
 }
 
@@ -74,6 +76,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             environment: Arc::clone(&appender.options().environment),
             telemetry: appender.options().telemetry.clone(),
             tracer: Tracer::default(),
+            home: Home::here(),
             is_durable: appender.check_durable("open").is_ok(),
             appender: Mutex::new(Some(appender)),
             queue: Mutex::new(queue),
@@ -141,6 +144,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         count: usize,
         mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<(Guard<'_>, u64)> {
+        self.home.check()?;
         let mut queue = self.queue();
         loop {
             queue.check()?;
@@ -169,6 +173,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         if effect == Effect::Durable && self.durable_entry_id() >= entry_id {
             return Ok(());
         }
+        self.home.check()?;
         self.wait_locked(self.queue(), entry_id, effect)
     }
 
@@ -374,6 +379,7 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Makes everything durable where that can be had, seals the log and closes it for every handle.
     pub fn close(&self) -> PersistenceResult<()> {
+        self.home.check()?;
         let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
         let result = self.close_behind(effect);
         self.stop_owner();
@@ -426,6 +432,9 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Closes the log when the last handle goes, unless it was closed, or cannot be.
     pub fn close_dropped(&self) {
+        if !self.home.is_here() {
+            return;
+        }
         let queue = self.queue();
         let open = !queue.closed && queue.failure.is_none();
         drop(queue);

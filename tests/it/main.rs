@@ -11,6 +11,7 @@ mod damage;
 mod decoder;
 mod faults;
 mod fixtures;
+mod fork;
 mod format_doc;
 mod full_disk;
 mod hostile;

@@ -40,6 +40,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<(u64, u64)> {
         let mut push = push;
+        self.home.check()?;
         let mut queue = self.queue();
         queue.check()?;
         if queue.owner.is_none() {
@@ -130,7 +131,10 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
         if self.durable_entry_id() >= entry_id {
             return Some(Ok(()));
         }
-        self.queue().outcome(entry_id, Effect::Durable, seen)
+        match self.home.check() {
+            Ok(()) => self.queue().outcome(entry_id, Effect::Durable, seen),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     fn wait(&self, entry_id: u64, seen: u64) -> PersistenceResult<()> {
@@ -143,6 +147,7 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
 
     #[allow(clippy::disallowed_methods, reason = "how long a thread waits is real time")]
     fn wait_until(&self, entry_id: u64, seen: u64, deadline: Instant) -> PersistenceResult<()> {
+        self.home.check()?;
         let mut queue = self.queue();
         let mut key = None;
         let outcome = loop {
@@ -176,6 +181,7 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
         if self.durable_entry_id() >= entry_id {
             return Poll::Ready(Ok(()));
         }
+        self.home.check()?;
         let mut queue = self.queue();
         if let Some(outcome) = queue.outcome(entry_id, Effect::Durable, seen) {
             return Poll::Ready(outcome);
@@ -187,6 +193,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
     }
 
     fn call_back(&self, entry_id: u64, seen: u64, callback: Callback) {
+        if let Err(error) = self.home.check() {
+            return call(callback, Err(error));
+        }
         let mut queue = self.queue();
         match queue.outcome(entry_id, Effect::Durable, seen) {
             Some(outcome) => {
@@ -200,6 +209,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
     }
 
     fn forget(&self, entry_id: u64, key: u64) {
+        if !self.home.is_here() {
+            return;
+        }
         // The waker is dropped behind the lock: dropping it may run anything.
         let forgotten = self.queue().waiters.remove(entry_id, key);
         drop(forgotten);

@@ -9,7 +9,6 @@
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::scan::KnownEnd;
 use crate::limits::{MARK_BYTES, MARKS_MAX, READER_RETRIES_MAX};
-use crate::planted;
 use crate::storage::Directory;
 use crate::walog::catalogue::{self, Chain, Found, Listing, Started};
 use std::collections::BTreeMap;
@@ -67,7 +66,6 @@ impl<D: Directory + ?Sized> Shelf<D> {
     ) -> PersistenceResult<Located> {
         let mut known = self.known();
         let is_old = known.reads == 0 || known.segments_entered < segments_entered;
-        let is_old = is_old && !(planted::on("reader_believes_old_catalogue") && known.reads > 0);
         if is_old || doubted.is_some_and(|reading| reading >= known.reads) {
             known.chain = self.read_chain(&known.chain)?;
             known.reads += 1;
