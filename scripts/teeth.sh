@@ -94,6 +94,10 @@ read_error_is_end | it | unreadable::a_read_that_fails_is_never_the_end_of_a_log
 strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
 fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | it | hostile::thousands_of_injured_fixtures_are_answered
+reader_never_looks_anew | it | reader::what_cannot_be_read_is_told_apart
+reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_its_commit_has_ended
+slow_only_afterwards | it | telemetry::a_commit_that_stalls_is_reported_while_it_does_by_whoever_waits
+child_goes_on | it | fork::a_forked_child_cannot_use_its_parents_logs_and_leaves_them_alone
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
 TABLE
 }

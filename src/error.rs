@@ -166,6 +166,14 @@ pub enum PersistenceError {
         /// The first entry that is there.
         first_entry_id: u64,
     },
+    /// No entry has this id yet. Read it again when it was appended.
+    #[error("entry {entry_id} was not appended yet, the log ends with entry {last_entry_id}")]
+    NotAppended {
+        /// The entry that was asked for.
+        entry_id: u64,
+        /// The last one that there is; 0 when there is none.
+        last_entry_id: u64,
+    },
     /// The deadline passed before the entry was durable. It stays appended and is committed all the same: wait
     /// again, or go on without knowing.
     #[error("entry {entry_id} is not durable yet, the log is so through entry {durable_entry_id}")]
@@ -298,9 +306,10 @@ impl From<PersistenceError> for io::Error {
             E::NotSupported { .. } => io::ErrorKind::Unsupported,
             E::LockFailed { .. } | E::WouldBlock { .. } => io::ErrorKind::WouldBlock,
             E::TimedOut { .. } => io::ErrorKind::TimedOut,
-            E::NotFound { .. } | E::MissingCheckpoint { .. } | E::PrefixUnavailable { .. } => {
-                io::ErrorKind::NotFound
-            }
+            E::NotFound { .. }
+            | E::MissingCheckpoint { .. }
+            | E::PrefixUnavailable { .. }
+            | E::NotAppended { .. } => io::ErrorKind::NotFound,
             E::InvalidState { .. } | E::Fenced { .. } | E::Poisoned { .. } => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

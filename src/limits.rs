@@ -92,6 +92,22 @@ pub const CHECKPOINTS_KEPT_DEFAULT: usize = 2;
 /// Most segment files that a reader keeps open ahead of its position.
 pub const READER_FILES_OPEN_MAX: usize = 256;
 
+/// How much of a pending batch is copied out at once, in bytes; a single entry may be larger. A lock is held
+/// meanwhile.
+pub const PEEK_BYTES: usize = 64 << 10;
+
+/// How many entries of a pending batch one look walks over; a lock is held meanwhile.
+pub const PEEK_ENTRIES: usize = 4096;
+
+/// How much of a file is read at once for a single entry, in bytes.
+pub const POINT_READ_BYTES: usize = 64 << 10;
+
+/// Distance between the places in a segment that a reader remembers, in bytes.
+pub const MARK_BYTES: u64 = 64 << 10;
+
+/// Places in segments that the readers of one log remember.
+pub const MARKS_MAX: usize = 16 << 10;
+
 /// Room that a new commit buffer reserves, in bytes.
 pub const COMMIT_BUFFER_BYTES_INITIAL: usize = 16 << 10;
 

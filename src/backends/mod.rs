@@ -14,6 +14,7 @@
 mod choice;
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod fault_tests;
+pub(crate) mod fork;
 #[cfg(all(
     feature = "io-uring",
     target_os = "linux",

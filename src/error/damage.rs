@@ -231,6 +231,11 @@ pub enum Proof {
         /// The later segment.
         path: String,
     },
+    /// The writer that has the log open wrote more than can be read.
+    WrittenByWriter {
+        /// The last entry that it handed to the operating system.
+        entry_id: u64,
+    },
     /// Every sector of the damaged unit was rewritten, and a tear leaves whole old sectors.
     FullyWritten,
     /// A crash cannot have this effect: the checked unit contradicts itself or its place.
@@ -248,6 +253,9 @@ impl fmt::Display for Proof {
             }
             Self::NamedBySeal { path } => write!(f, "the seal of {path} names it"),
             Self::NamedBySuccessor { path } => write!(f, "{path} continues it"),
+            Self::WrittenByWriter { entry_id } => {
+                write!(f, "the writer of this very log has written entry {entry_id}")
+            }
             Self::FullyWritten => f.write_str("no sector of it holds old content, so no crash explains it"),
             Self::Contradiction => f.write_str("no crash explains it"),
         }

@@ -329,7 +329,9 @@ pub fn entries_tile(payload: &[u8], count: u32) -> bool {
     rest.is_empty()
 }
 
-fn split_entry(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The first of several entries, and what is behind it.
+#[inline]
+pub fn split_entry(payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = payload.split_at_checked(ENTRY_LENGTH_BYTES)?;
     let length = le::u32(length, 0) as usize;
     if length > ENTRY_BYTES_MAX {

@@ -218,9 +218,9 @@ impl Scanner {
         self.end
     }
 
-    /// A scan that goes on behind a frame boundary that an earlier scan reached.
-    pub fn resume(header: &Header, file_bytes: u64, offset: u64, next_entry_id: u64) -> Self {
-        let mut scanner = Self::new(header, file_bytes, None);
+    /// A scan that goes on behind a frame boundary (offset, next entry id) that an earlier scan reached.
+    pub fn resume(header: &Header, file_bytes: u64, end: Option<KnownEnd>, from: (u64, u64)) -> Self {
+        let (mut scanner, (offset, next_entry_id)) = (Self::new(header, file_bytes, end), from);
         scanner.end.offset = offset;
         scanner.end.content_offset = offset;
         scanner.end.next_entry_id = Some(next_entry_id);

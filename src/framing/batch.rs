@@ -56,6 +56,11 @@ impl Batch {
         self.buffer.len() - self.front - FRAME_HEADER_BYTES
     }
 
+    /// The entries so far, each behind its length.
+    pub fn payload(&self) -> &[u8] {
+        &self.buffer[self.front + FRAME_HEADER_BYTES..]
+    }
+
     /// Bytes that the frame will take in a file.
     pub fn frame_bytes(&self) -> u64 {
         frame::frame_bytes(self.payload_bytes(), self.front as u32)

@@ -5,10 +5,12 @@
 
 mod again;
 mod batch;
+mod peek;
 mod pending;
 mod reader;
 
 pub use again::{Region, write_again};
 pub use batch::{Batch, Control, control_commit, header_commit};
+pub use peek::Peek;
 pub use pending::{FrameSink, Pending};
 pub use reader::{Frame, FrameReader, HeaderRead, read_header};

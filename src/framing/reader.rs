@@ -52,6 +52,8 @@ pub struct FrameReader {
     file_bytes: u64,
     window: Vec<u8>,
     window_offset: u64,
+    /// How much is read at once.
+    chunk_bytes: usize,
     /// Where the last look ended, and what it found attested.
     last_look: Option<(u64, u64)>,
     finished: bool,
@@ -89,7 +91,7 @@ impl FrameReader {
         next_entry_id: u64,
     ) -> PersistenceResult<bool> {
         let file_bytes = file.size()?;
-        let scanner = Scanner::resume(header, file_bytes, offset, next_entry_id);
+        let scanner = Scanner::resume(header, file_bytes, None, (offset, next_entry_id));
         let mut reader = Self::with_scanner(file, path, scanner, None, file_bytes);
         while let Some(frame) = reader.next_frame()? {
             if frame.header.kind != FrameKind::Seal {
@@ -97,6 +99,22 @@ impl FrameReader {
             }
         }
         Ok(false)
+    }
+
+    /// Reads the frames behind a boundary that an earlier scan reached: its offset, and the entry with which the
+    /// frame there begins. Reads `chunk_bytes` of the file at once.
+    pub fn resume(
+        file: Box<dyn ReadAt>,
+        path: &str,
+        header: &Header,
+        known_end: Option<KnownEnd>,
+        from: (u64, u64),
+        chunk_bytes: usize,
+    ) -> PersistenceResult<Self> {
+        let file_bytes = file.size()?;
+        let scanner = Scanner::resume(header, file_bytes, known_end, from);
+        let reader = Self::with_scanner(file, path, scanner, known_end, file_bytes);
+        Ok(Self { chunk_bytes, ..reader })
     }
 
     fn with_scanner(
@@ -114,6 +132,7 @@ impl FrameReader {
             file_bytes,
             window: Vec::new(),
             window_offset: 0,
+            chunk_bytes: READ_CHUNK_BYTES,
             last_look: None,
             finished: false,
         }
@@ -184,7 +203,7 @@ impl FrameReader {
         let kept = self.window.len() - keep;
         self.window_offset = offset;
         let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
-        let target = bytes.max(READ_CHUNK_BYTES).min(rest);
+        let target = bytes.max(self.chunk_bytes).min(rest);
         self.window.resize(target.max(kept), 0);
         let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..])?;
         if kept + read < bytes {

@@ -1,5 +1,6 @@
 //! The first failed mutation of a file closes it for good.
 
+use super::Home;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use std::sync::{Arc, OnceLock};
@@ -9,9 +10,12 @@ use std::sync::{Arc, OnceLock};
 /// After a failed write or sync nobody can say which bytes reached the disk, and the kernel reports a
 /// write-back error once and then forgets it: a retry would look like success. So there is no way back;
 /// the object has to be reopened.
+///
+/// It also refuses everything in a child of the process that made it: what is written belongs to the parent.
 #[derive(Clone, Debug, Default)]
 pub struct Latch {
     first: Arc<OnceLock<Arc<PersistenceError>>>,
+    home: Home,
 }
 
 impl Latch {
@@ -34,15 +38,16 @@ impl Latch {
         self.first.get()
     }
 
-    /// Whether there was a failure.
+    /// Whether everything is refused.
     pub fn is_tripped(&self) -> bool {
-        self.first.get().is_some()
+        self.first.get().is_some() || !self.home.is_here()
     }
 
-    /// `Poisoned` once the latch has tripped; [`Fenced`](PersistenceError::Fenced) where that is why.
+    /// `Poisoned` once the latch has tripped; [`Fenced`](PersistenceError::Fenced) where that is why, and in
+    /// a child of a fork.
     pub fn check(&self, durable_entry_id: u64) -> PersistenceResult<()> {
         match self.first.get() {
-            None => Ok(()),
+            None => self.home.check(),
             Some(cause) => Err(PersistenceError::closed_by(Arc::clone(cause), durable_entry_id)),
         }
     }

@@ -15,6 +15,7 @@ mod directory;
 mod environment;
 mod latch;
 pub mod path;
+mod process;
 mod read;
 mod sequential;
 mod stable;
@@ -29,6 +30,7 @@ pub use commit::{Commit, CommitFile, CommitLimits, Completion, Effect, FileOptio
 pub use directory::{Directory, DirectoryLock, DurableDirectory, FlushPolicy};
 pub use environment::{Environment, SeededEnvironment, SystemEnvironment};
 pub use latch::Latch;
+pub(crate) use process::Home;
 pub use read::{ReadAt, read_exact_at};
 pub use sequential::SequentialFile;
 pub use stable::StableStorage;

@@ -25,7 +25,7 @@
 mod file;
 
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::storage::{CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt};
+use crate::storage::{CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt, Wait};
 use file::{FaultyFile, FaultyRead, FaultyStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
@@ -114,6 +114,9 @@ pub enum Fault {
     Slow(Duration),
     /// It waits until the gate is opened.
     Hold(Gate),
+    /// The end of a commit: it does not come before the gate is opened, and whoever waits for a limited time is
+    /// told that there is none yet, as by a device that stalls. Any other call is held.
+    Stall(Gate),
     /// The process is aborted, without any clean-up.
     Kill,
 }
@@ -150,11 +153,25 @@ impl Gate {
     }
 
     fn pass(&self) {
+        self.pass_within(Wait::Forever);
+    }
+
+    /// Waits as told; whether it is open.
+    fn pass_within(&self, wait: Wait) -> bool {
         let mut state = self.state();
         state.held += 1;
         self.inner.1.notify_all();
-        let passed = self.inner.1.wait_while(state, |state| !state.open);
-        passed.unwrap_or_else(PoisonError::into_inner).held -= 1;
+        let closed = |state: &mut GateState| !state.open;
+        let mut state = match wait {
+            Wait::Never => state,
+            Wait::Forever => self.inner.1.wait_while(state, closed).unwrap_or_else(PoisonError::into_inner),
+            Wait::AtMost(time) => {
+                let waited = self.inner.1.wait_timeout_while(state, time, closed);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.held -= 1;
+        state.open
     }
 
     fn state(&self) -> MutexGuard<'_, GateState> {
@@ -252,6 +269,11 @@ impl Faults {
                 gate.pass();
                 None
             }
+            Fault::Stall(gate) if operation == Operation::Complete => Some(Struck::Stalled(gate)),
+            Fault::Stall(gate) => {
+                gate.pass();
+                None
+            }
             Fault::Kill => std::process::abort(),
         }
     }
@@ -263,7 +285,7 @@ impl Faults {
         act: impl FnOnce() -> PersistenceResult<T>,
     ) -> PersistenceResult<T> {
         let kind = match self.enter(operation, path) {
-            None => return act(),
+            None | Some(Struck::Stalled(_)) => return act(),
             Some(Struck::Instead(kind)) => kind,
             Some(Struck::Short) => ErrorKind::WriteZero,
             Some(Struck::Behind(kind)) => {
@@ -276,11 +298,12 @@ impl Faults {
 }
 
 /// A fault that the call itself has to act out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Struck {
     Instead(ErrorKind),
     Behind(ErrorKind),
     Short,
+    Stalled(Gate),
 }
 
 #[allow(clippy::disallowed_methods, reason = "a slow call is slow in real time")]

@@ -24,18 +24,22 @@ use super::appender::Appender;
 use super::options::{Backpressure, WalObserver};
 use super::queue::{Queue, Room, Turn, Work};
 use super::rotations::Rotations;
+use super::telemetry::{Telemetry, Tracer};
 use super::waiters::{Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
-use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Wait};
+use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Home};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
+mod reading;
 mod tickets;
+mod watchdog;
 
+pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
 /// Everything that the handles of one log share.
@@ -50,6 +54,10 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     owner: Mutex<Option<JoinHandle<()>>>,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
+    telemetry: Option<Arc<Telemetry>>,
+    tracer: Tracer,
+    /// In a child of a fork nothing is driven, and no lock is taken: whoever held it is not there.
+    home: Home,
     is_durable: bool,
     rotations: Arc<Rotations>,
 }
@@ -68,6 +76,9 @@ impl<D: Directory + ?Sized> Committer<D> {
             owner: Mutex::new(None),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
+            telemetry: appender.options().telemetry.clone(),
+            tracer: Tracer::default(),
+            home: Home::here(),
             is_durable: appender.check_durable("open").is_ok(),
             rotations: Arc::clone(appender.rotations()),
             appender: Mutex::new(Some(appender)),
@@ -142,6 +153,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         count: usize,
         mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<(Guard<'_>, u64)> {
+        self.home.check()?;
         let mut queue = self.queue();
         loop {
             queue.check()?;
@@ -170,6 +182,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         if effect == Effect::Durable && self.durable_entry_id() >= entry_id {
             return Ok(());
         }
+        self.home.check()?;
         self.wait_locked(self.queue(), entry_id, effect)
     }
 
@@ -180,7 +193,8 @@ impl<D: Directory + ?Sized> Committer<D> {
         effect: Effect,
     ) -> PersistenceResult<()> {
         let seen = queue.refusals();
-        let mut key = None;
+        queue.demand(entry_id);
+        let (mut key, mut was_parked) = (None, false);
         let result = loop {
             if let Some(outcome) = queue.outcome(entry_id, effect, seen) {
                 break outcome;
@@ -197,8 +211,10 @@ impl<D: Directory + ?Sized> Committer<D> {
                     let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }
+                let look_at = self.look_at(&queue);
                 drop(queue);
-                thread::park();
+                self.park(look_at, None);
+                was_parked = true;
                 queue = self.queue();
                 continue;
             }
@@ -210,10 +226,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             };
         };
         key.map(|key| queue.waiters(effect).remove(entry_id, key));
-        let next = queue.next_driver();
+        let (next, settled) = (queue.next_driver(), queue.probe.settled());
         drop(queue);
         if let Some(next) = next {
             next.unpark();
+        }
+        if let (true, Some(telemetry), Some(took)) = (was_parked, &self.telemetry, self.past(settled)) {
+            telemetry.woke(took);
         }
         result
     }
@@ -239,11 +258,12 @@ impl<D: Directory + ?Sized> Committer<D> {
         if needs_room {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
-            let made = self.with_appender(|appender| {
+            let make_room = |appender: &mut Appender<D>| {
                 appender.progress(progress.0, progress.1);
                 let made = appender.make_room(frame_bytes);
                 Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
-            });
+            };
+            let made = self.measure_rotation(|| self.with_appender(make_room));
             queue = self.queue();
             match made {
                 Ok((Ok(()), room, file, _)) => queue.enter_segment(room, file),
@@ -266,9 +286,10 @@ impl<D: Directory + ?Sized> Committer<D> {
                 }
             }
         }
-        let (work, commit_id, effect) = queue.take(effect, self.environment.elapsed());
-        let progress = queue.progress();
+        let (work, commit_id, effect, begun) = queue.take(effect, self.environment.elapsed());
+        let (progress, last_entry_id) = (queue.progress(), queue.begun_entry_id);
         drop(queue);
+        self.measure_begin(commit_id, last_entry_id, effect, &begun);
         let begun = self.with_appender(|appender| {
             appender.progress(progress.0, progress.1);
             match work {
@@ -277,6 +298,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             Ok(appender.room())
         });
+        let begun = begun.inspect_err(|_| self.measure_end(commit_id, false));
         let queue = self.queue();
         std::mem::forget(role);
         self.end_submitting(queue, begun)
@@ -317,9 +339,13 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
+        let look_at = self.look_at(&queue);
         drop(queue);
         let role = Reaping { committer: self };
-        let reaped = file.reap(Wait::Forever);
+        let reaped = self.collect(file.as_ref(), look_at);
+        if let Ok(Some(completion)) = &reaped {
+            self.measure_end(completion.id, completion.result.is_ok());
+        }
         let mut queue = self.queue();
         std::mem::forget(role);
         queue.reaping = false;
@@ -340,11 +366,14 @@ impl<D: Directory + ?Sized> Committer<D> {
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
         let error = queue.take_told(&mut told);
-        if told.is_empty() && self.observer.is_none() {
+        let (device, settled, slow) =
+            (queue.probe.take_device(), queue.probe.settled(), queue.was_slow.take());
+        if told.is_empty() && self.observer.is_none() && device.is_none() && slow.is_none() {
             *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
             return queue;
         }
         drop(queue);
+        let tells = !told.is_empty();
         for waiter in told.drain(..) {
             waiter.tell(|entry_id| match &error {
                 Some(error) if durable < entry_id => Err(error.clone()),
@@ -355,6 +384,11 @@ impl<D: Directory + ?Sized> Committer<D> {
         if late {
             self.durable.fetch_max(durable, Ordering::Release);
         }
+        if let Some(telemetry) = &self.telemetry {
+            device.into_iter().for_each(|device| telemetry.completed(device));
+            self.past(settled).filter(|_| tells).into_iter().for_each(|took| telemetry.told(took));
+        }
+        slow.into_iter().for_each(|slow| self.report(slow));
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
         self.queue()
     }
@@ -382,6 +416,7 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Makes everything durable where that can be had, seals the log and closes it for every handle.
     pub fn close(&self) -> PersistenceResult<()> {
+        self.home.check()?;
         let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
         let result = self.close_behind(effect);
         self.stop_owner();
@@ -424,8 +459,19 @@ impl<D: Directory + ?Sized> Committer<D> {
         result
     }
 
+    /// Lets go of the files and their locks: tickets and readers may live on, a successor must not wait for them.
+    fn let_go(&self) {
+        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let file = self.queue().file.take();
+        // Not under a lock: a file that is dropped waits for what is in flight.
+        drop((appender, file));
+    }
+
     /// Closes the log when the last handle goes, unless it was closed, or cannot be.
     pub fn close_dropped(&self) {
+        if !self.home.is_here() {
+            return;
+        }
         let queue = self.queue();
         let open = !queue.closed && queue.failure.is_none();
         drop(queue);
@@ -440,13 +486,6 @@ impl<D: Directory + ?Sized> Committer<D> {
         queue.closed = true;
         drop(self.tell(queue));
         self.let_go();
-    }
-
-    /// Lets go of the files and of their locks, which tickets and other handles would hold on to.
-    fn let_go(&self) {
-        let file = self.queue().file.take();
-        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop((file, appender));
     }
 
     fn stop_owner(&self) {

@@ -2,6 +2,7 @@
 //!
 //! * [`WalWriter`]: one owner appends, flushes, syncs.
 //! * [`SyncWalWriter`]: many threads append and wait; whatever is waiting goes with the next commit.
+//! * [`SyncWalReader`]: reads entries by id beside a [`SyncWalWriter`], also those that are not flushed yet.
 //! * [`WalReader`]: replays, from any entry on, beside a live writer and beside truncation.
 //! * [`WalMaintenance`]: which entries are where, and cutting the prefix that a checkpoint covers.
 //!
@@ -15,6 +16,7 @@ mod catalogue;
 mod closed;
 mod committer;
 mod compat;
+mod live_reader;
 mod making;
 mod open;
 mod options;
@@ -23,6 +25,7 @@ mod queue;
 mod reader;
 mod rotations;
 mod sync_writer;
+mod telemetry;
 mod ticket;
 mod trim;
 mod waiters;
@@ -30,9 +33,11 @@ mod walk;
 mod writer;
 
 pub use crate::framing::Region;
-pub use options::{Backpressure, PrepareAhead, PrepareHand, WalObserver, WalOptions};
+pub use live_reader::{LiveEntries, LiveRecord, LiveSummary, SyncWalReader};
+pub use options::{Backpressure, PrepareAhead, PrepareHand, SlowCommit, WalObserver, WalOptions};
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
 pub use sync_writer::SyncWalWriter;
+pub use telemetry::{Distribution, Telemetry, TelemetrySnapshot};
 pub use ticket::CommitTicket;
 pub use trim::{WalMaintenance, WalSegmentRange};
 pub use walk::{LastSegment, LogEnd};

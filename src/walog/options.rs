@@ -1,5 +1,6 @@
 //! How a write-ahead log is written.
 
+use super::telemetry::Telemetry;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits;
 use crate::storage::{Environment, FlushPolicy, SystemEnvironment};
@@ -109,6 +110,14 @@ pub struct WalOptions {
     pub id_floor: u64,
     /// The log must have this identity; `None` takes any.
     pub identity: Option<u128>,
+    /// A commit of a shared writer that takes longer than this is reported, once: as a warning, to
+    /// [`WalObserver::on_slow_commit`], and in the telemetry. Nothing else follows from it. It is reported while it
+    /// still runs, by a thread that waits for it; where none can (with
+    /// [`WriteThenSync`](crate::storage::CommitStrategy::WriteThenSync) a lone committer is inside the system
+    /// call), when it has ended.
+    pub slow_after: Option<Duration>,
+    /// Where a shared writer records what it does with its time; see `docs/telemetry.md`.
+    pub telemetry: Option<Arc<Telemetry>>,
     /// Where salts, identities and time come from.
     pub environment: Arc<dyn Environment>,
 }
@@ -131,6 +140,8 @@ impl Default for WalOptions {
             lock_wait: Duration::from_millis(limits::LOCK_WAIT_MS_DEFAULT),
             id_floor: 0,
             identity: None,
+            slow_after: None,
+            telemetry: None,
             environment: Arc::new(SystemEnvironment::new()),
         }
     }
@@ -169,6 +180,9 @@ impl WalOptions {
             let reason = format!("{} is not between 1 and {}", self.prepared_segments_min, ready.end());
             return Err(PersistenceError::invalid_config("prepared_segments_min", reason));
         }
+        if self.slow_after == Some(Duration::ZERO) {
+            return Err(PersistenceError::invalid_config("slow_after", "every commit takes longer"));
+        }
         if self.id_floor >= limits::ENTRY_ID_MAX {
             return Err(PersistenceError::invalid_config("id_floor", "no id is left above it"));
         }
@@ -180,6 +194,22 @@ impl WalOptions {
         let alignment = u64::from(self.frame_alignment);
         self.preallocate_bytes.min(self.segment_bytes_max) / alignment * alignment
     }
+}
+
+/// A commit that takes longer than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlowCommit {
+    /// The last entry in it.
+    pub last_entry_id: u64,
+    /// Everything up to here is durable all the same.
+    pub durable_entry_id: u64,
+    /// How long ago it began.
+    pub time: Duration,
+    /// Commits in flight, itself included.
+    pub in_flight: usize,
+    /// Whether it has ended meanwhile.
+    pub has_ended: bool,
 }
 
 /// Is told what a writer does, and may veto truncation.
@@ -201,6 +231,11 @@ pub trait WalObserver: Send + Sync {
     /// The log goes on in another segment.
     fn on_segment_rotate(&self, sealed_segment_id: u64, new_segment_id: u64) {
         let _ = (sealed_segment_id, new_segment_id);
+    }
+    /// A commit takes longer than [`WalOptions::slow_after`]. Called without a lock, once for each commit, by a
+    /// thread that waits for it; a panic stays in here.
+    fn on_slow_commit(&self, slow: &SlowCommit) {
+        let _ = slow;
     }
     /// A segment whose last entry is `last_entry_id` is about to be removed; an error keeps it, and is
     /// returned from the truncation.

@@ -7,7 +7,8 @@
 //! Invariants: watermarks move in the order in which commits began, whatever the order of their completions;
 //! entries are either pending, or in flight, or flushed, in this order and without a gap.
 
-use super::options::WalOptions;
+use super::options::{SlowCommit, WalOptions};
+use super::telemetry::{Begun, Probe};
 use super::waiters::{Waiter, Waiters};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
@@ -18,6 +19,8 @@ use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod slow;
 
 /// The state behind the lock.
 pub(super) struct Queue {
@@ -32,6 +35,8 @@ pub(super) struct Queue {
     /// The file that holds them; rotation waits until there are none.
     pub file: Option<Arc<dyn CommitFile>>,
     pub in_flight_max: usize,
+    /// Segments that were entered; so readers know that there is another one.
+    pub segments_entered: u64,
     /// Commits that the file has accepted, less the completions that were collected.
     pub running: isize,
     pub submitting: bool,
@@ -63,6 +68,9 @@ pub(super) struct Queue {
     pub commit_ns: u64,
     /// Entries in the batch that began last.
     pub batch_entries: u32,
+    pub probe: Probe,
+    /// A commit that took too long, has ended, and was not reported yet.
+    pub was_slow: Option<SlowCommit>,
 }
 
 /// A commit that has begun.
@@ -73,6 +81,8 @@ pub(super) struct Flight {
     pub bytes: usize,
     pub began: Duration,
     pub completed: bool,
+    /// As one that takes too long.
+    pub reported: bool,
 }
 
 /// The thread that drives commits for tickets.
@@ -125,6 +135,7 @@ impl Queue {
             flight_bytes: 0,
             file: None,
             in_flight_max: 1,
+            segments_entered: 0,
             running: 0,
             submitting: false,
             reaping: false,
@@ -146,6 +157,8 @@ impl Queue {
             last_flush: options.environment.elapsed(),
             commit_ns: 0,
             batch_entries: 0,
+            probe: Probe::new(options.telemetry.is_some()),
+            was_slow: None,
             options,
         }
     }
@@ -167,7 +180,17 @@ impl Queue {
         self.pending
             .all_or_nothing(|batch| (0..count).try_for_each(|index| push(batch, index).map(|_| ())))?;
         self.unflushed += count;
+        let environment = &self.options.environment;
+        self.probe.append(|| environment.elapsed());
         Ok(first)
+    }
+
+    /// Somebody begins to wait for an entry.
+    pub fn demand(&mut self, entry_id: u64) {
+        if entry_id > self.begun_entry_id {
+            let environment = &self.options.environment;
+            self.probe.wait(|| environment.elapsed());
+        }
     }
 
     pub fn is_flush_due(&self) -> bool {
@@ -253,6 +276,12 @@ impl Queue {
         self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
     }
 
+    /// How many may ever be: as many buffers are kept, or a depth that goes up and down would allocate.
+    fn depth_max(&self) -> usize {
+        let adapted = PIPELINE_DEPTH_SLOW.max(PIPELINE_DEPTH_FAST);
+        self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
+    }
+
     /// Whether what is pending needs a new segment, or space for this one to grow.
     pub fn needs_room(&self) -> bool {
         if self.pending.is_empty() {
@@ -266,6 +295,7 @@ impl Queue {
     pub fn enter_segment(&mut self, room: Room, file: Option<Arc<dyn CommitFile>>) {
         debug_assert!(self.flights.is_empty());
         self.room = room;
+        self.segments_entered += 1;
         self.in_flight_max = file.as_ref().map_or(1, |file| file.limits().in_flight_max.max(1));
         self.file = file;
     }
@@ -276,7 +306,7 @@ impl Queue {
 
     /// Takes everything that is pending, or a sync where there is nothing. Somebody who waits for durability
     /// makes a mere flush durable: a second commit would cost more.
-    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect) {
+    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect, Begun) {
         self.commits_begun += 1;
         let commit_id = self.commits_begun;
         let entries = self.pending.entry_count();
@@ -285,6 +315,8 @@ impl Queue {
         let is_wanted = self.wanted_entry_id > self.begun_entry_id
             || self.waiters.driver_behind(self.begun_entry_id).is_some();
         let effect = if is_wanted { Effect::Durable } else { effect };
+        let (frame_bytes, depth) = (self.pending.frame_bytes(), self.flights.len() + 1);
+        let begun = self.probe.begin(now, Begun { entries, bytes, frame_bytes, depth, ..Begun::default() });
         let work = if self.pending.is_empty() {
             Work::Sync
         } else {
@@ -298,14 +330,15 @@ impl Queue {
             self.batch_entries = entries;
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };
-        let completed = false;
-        self.flights.push_back(Flight { commit_id, last_entry_id, effect, bytes, began: now, completed });
+        let (completed, reported) = (false, false);
+        let flight = Flight { commit_id, last_entry_id, effect, bytes, began: now, completed, reported };
+        self.flights.push_back(flight);
         self.flight_bytes += bytes;
         self.begun_entry_id = last_entry_id;
         if effect == Effect::Durable {
             self.promised_entry_id = last_entry_id;
         }
-        (work, commit_id, effect)
+        (work, commit_id, effect, begun)
     }
 
     /// Books a completion; watermarks move over the commits that have ended, in the order of their beginning.
@@ -313,7 +346,7 @@ impl Queue {
         self.running -= 1;
         let Completion { id, buffer, result } = completion;
         let keep_max = 4 * self.options.buffer_bytes.max(1 << 20);
-        if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth() {
+        if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth_max() {
             self.spares.push(buffer);
         }
         if let Err(error) = result {
@@ -328,7 +361,11 @@ impl Queue {
         if planted::on("watermark_out_of_order") {
             self.durable_entry_id = self.durable_entry_id.max(flight.last_entry_id);
         }
-        let took = now.saturating_sub(flight.began).as_nanos() as u64;
+        let (last_entry_id, took, reported) =
+            (flight.last_entry_id, now.saturating_sub(flight.began), flight.reported);
+        self.note_slow(last_entry_id, took, reported);
+        self.probe.settle(now, took);
+        let took = took.as_nanos() as u64;
         self.commit_ns =
             if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
         if self.failure.is_some() {

@@ -2,6 +2,7 @@
 
 use super::appender::Appender;
 use super::committer::{Committer, Line};
+use super::live_reader::{Shelf, SyncWalReader};
 use super::options::WalOptions;
 use super::ticket::CommitTicket;
 use super::walk::LogEnd;
@@ -35,6 +36,8 @@ struct Inner<D: Directory + ?Sized> {
     directory: Arc<D>,
     found: LogEnd,
     identity: u128,
+    /// What the readers of this log share.
+    shelf: Arc<Shelf<D>>,
 }
 
 impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
@@ -56,6 +59,7 @@ impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
         let inner = Inner {
             directory: Arc::clone(appender.directory()),
             identity: appender.identity(),
+            shelf: Arc::new(Shelf::new(Arc::clone(appender.directory()), appender.identity())),
             committer: Arc::new(Committer::new(appender)),
             found,
         };
@@ -121,6 +125,12 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// Makes everything appended durable, seals the log and closes it for every handle.
     pub fn close(self) -> PersistenceResult<()> {
         self.inner.committer.close()
+    }
+
+    /// A handle that reads entries of this log by id, beside this and all other handles, also entries that are
+    /// not flushed yet. It is no handle of the writer: it keeps nothing open, and goes on reading afterwards.
+    pub fn reader(&self) -> SyncWalReader<E, D> {
+        SyncWalReader::new(Arc::clone(&self.inner.committer), Arc::clone(&self.inner.shelf))
     }
 
     /// Id of the last appended entry; 0 when there is none.

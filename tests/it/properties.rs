@@ -284,7 +284,7 @@ pub fn check_scanner(kind: FileKind, bytes: &[u8], known_end: Option<KnownEnd>) 
     let size = bytes.len() as u64;
     let makers: [&dyn Fn() -> Scanner; 3] =
         [&|| Scanner::new(&header, size, known_end), &|| Scanner::evidence_only(&header, size), &|| {
-            Scanner::resume(&header, size, header.first_frame_offset(), 2)
+            Scanner::resume(&header, size, None, (header.first_frame_offset(), 2))
         }];
     for make in makers {
         let whole = scan(make(), bytes, usize::MAX / 2);

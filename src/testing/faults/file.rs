@@ -1,13 +1,13 @@
 //! The files of a faulty directory.
 
-use super::{Faults, Operation, Struck, failed};
+use super::{Faults, Gate, Operation, Struck, failed};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{
     Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Latch, ReadAt, StrategyReason, Submitted,
     Wait,
 };
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file whose commits may fail.
 #[derive(Debug)]
@@ -18,16 +18,32 @@ pub(super) struct FaultyFile {
     latch: Latch,
     /// Commits in flight that will be reported as failed.
     doomed: Mutex<Vec<(u64, ErrorKind)>>,
+    /// A completion that does not come yet.
+    stalled: Mutex<Option<(Completion, Gate)>>,
 }
 
 impl FaultyFile {
     pub(super) fn new(inner: Box<dyn CommitFile>, faults: Faults, path: &str) -> Self {
-        let (latch, doomed) = (Latch::new(), Mutex::new(Vec::new()));
-        Self { inner, faults, path: path.to_owned(), latch, doomed }
+        let (latch, doomed, stalled) = (Latch::new(), Mutex::default(), Mutex::default());
+        Self { inner, faults, path: path.to_owned(), latch, doomed, stalled }
     }
 
     fn doom(&self, commit_id: u64, kind: ErrorKind) {
         self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push((commit_id, kind));
+    }
+
+    fn stalled(&self) -> MutexGuard<'_, Option<(Completion, Gate)>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The completion that stalls, if one does, or none where it still does after the wait.
+    fn wait_while_stalled(&self, wait: Wait) -> Option<Option<Completion>> {
+        let (completion, gate) = self.stalled().take()?;
+        if gate.pass_within(wait) {
+            return Some(Some(completion));
+        }
+        *self.stalled() = Some((completion, gate));
+        Some(None)
     }
 
     fn take_doom(&self, commit_id: u64) -> Option<ErrorKind> {
@@ -55,7 +71,7 @@ impl CommitFile for FaultyFile {
             return Submitted::Refused { commit, error };
         }
         match self.faults.enter(Operation::Submit, &self.path) {
-            None => {}
+            None | Some(Struck::Stalled(_)) => {}
             Some(Struck::Instead(kind)) => {
                 return Submitted::Refused { commit, error: failed(Operation::Submit, &self.path, kind) };
             }
@@ -80,9 +96,17 @@ impl CommitFile for FaultyFile {
     }
 
     fn reap(&self, wait: Wait) -> PersistenceResult<Option<Completion>> {
+        if let Some(stalled) = self.wait_while_stalled(wait) {
+            return Ok(stalled);
+        }
         let reaped = self.faults.run(Operation::Reap, &self.path, || self.inner.reap(wait));
         let Some(mut completion) = reaped.map_err(|error| self.latch.trip(error))? else { return Ok(None) };
+        let mut stall = None;
         let struck = match self.faults.enter(Operation::Complete, &self.path) {
+            Some(Struck::Stalled(gate)) => {
+                stall = Some(gate);
+                None
+            }
             Some(Struck::Instead(kind) | Struck::Behind(kind)) => Some(kind),
             Some(Struck::Short) => Some(ErrorKind::WriteZero),
             None => None,
@@ -91,6 +115,10 @@ impl CommitFile for FaultyFile {
             completion.result = Err(failed(Operation::Complete, &self.path, kind));
         }
         completion.result = completion.result.map_err(|error| self.latch.trip(error));
+        if let Some(gate) = stall {
+            *self.stalled() = Some((completion, gate));
+            return Ok(self.wait_while_stalled(wait).flatten());
+        }
         Ok(Some(completion))
     }
 
@@ -155,7 +183,7 @@ fn injected(kind: ErrorKind) -> io::Error {
 impl<S: Read> Read for FaultyStream<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.faults.enter(Operation::Read, &self.path) {
-            None => self.inner.read(buffer),
+            None | Some(Struck::Stalled(_)) => self.inner.read(buffer),
             Some(Struck::Short) => {
                 let half = buffer.len().div_ceil(2);
                 self.inner.read(&mut buffer[..half])
@@ -168,7 +196,7 @@ impl<S: Read> Read for FaultyStream<S> {
 impl<S: Write> Write for FaultyStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.faults.enter(Operation::StreamWrite, &self.path) {
-            None => self.inner.write(bytes),
+            None | Some(Struck::Stalled(_)) => self.inner.write(bytes),
             Some(Struck::Instead(kind)) => Err(injected(kind)),
             Some(Struck::Behind(kind)) => {
                 self.inner.write_all(bytes)?;

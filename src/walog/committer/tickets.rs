@@ -42,6 +42,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<(u64, u64)> {
         let mut push = push;
+        self.home.check()?;
         let mut queue = self.queue();
         queue.check()?;
         if queue.owner.is_none() {
@@ -55,6 +56,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         }
         let first = queue.push_all(count, &mut push)?;
         let seen = queue.refusals();
+        queue.demand(first + count as u64 - 1);
         queue.wanted_entry_id = queue.wanted_entry_id.max(first + count as u64 - 1);
         let owner = queue.call_owner();
         drop(queue);
@@ -106,11 +108,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
                     if let Some(owner) = &mut queue.owner {
                         owner.parked = true;
                     }
+                    // Idle, it looks for nothing.
+                    let look_at = if idle { None } else { self.look_at(&queue) };
                     drop(queue);
                     if let Some(next) = next {
                         next.unpark();
                     }
-                    thread::park();
+                    self.park(look_at, None);
                     let mut queue = self.queue();
                     if let Some(owner) = &mut queue.owner {
                         owner.parked = false;
@@ -131,7 +135,10 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
         if self.durable_entry_id() >= entry_id {
             return Some(Ok(()));
         }
-        self.queue().outcome(entry_id, Effect::Durable, seen)
+        match self.home.check() {
+            Ok(()) => self.queue().outcome(entry_id, Effect::Durable, seen),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     fn wait(&self, entry_id: u64, seen: u64) -> PersistenceResult<()> {
@@ -144,6 +151,7 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
 
     #[allow(clippy::disallowed_methods, reason = "how long a thread waits is real time")]
     fn wait_until(&self, entry_id: u64, seen: u64, deadline: Instant) -> PersistenceResult<()> {
+        self.home.check()?;
         let mut queue = self.queue();
         let mut key = None;
         let outcome = loop {
@@ -158,8 +166,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
             if !key.is_some_and(|key| queue.waiters.contains(entry_id, key)) {
                 key = Some(queue.waiters.add(entry_id, Wake::Watcher(thread::current())));
             }
+            let look_at = self.look_at(&queue);
             drop(queue);
-            thread::park_timeout(left);
+            self.park(look_at, Some(left));
             queue = self.queue();
         };
         key.map(|key| queue.waiters.remove(entry_id, key));
@@ -176,6 +185,7 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
         if self.durable_entry_id() >= entry_id {
             return Poll::Ready(Ok(()));
         }
+        self.home.check()?;
         let mut queue = self.queue();
         if let Some(outcome) = queue.outcome(entry_id, Effect::Durable, seen) {
             return Poll::Ready(outcome);
@@ -187,6 +197,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
     }
 
     fn call_back(&self, entry_id: u64, seen: u64, callback: Callback) {
+        if let Err(error) = self.home.check() {
+            return call(callback, Err(error));
+        }
         let mut queue = self.queue();
         match queue.outcome(entry_id, Effect::Durable, seen) {
             Some(outcome) => {
@@ -200,6 +213,9 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
     }
 
     fn forget(&self, entry_id: u64, key: u64) {
+        if !self.home.is_here() {
+            return;
+        }
         // The waker is dropped behind the lock: dropping it may run anything.
         let forgotten = self.queue().waiters.remove(entry_id, key);
         drop(forgotten);
