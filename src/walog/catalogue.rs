@@ -267,8 +267,9 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
         in_chain[index] = true;
         chain.segments.push(started.clone());
         let Opening { predecessor_salt: salt, predecessor_id: id, .. } = started.opening;
-        // Only older segments can be continued: no cycle is possible.
-        cursor = listing.segments[..index].iter().position(|found| {
+        // Only older segments can be continued: no cycle is possible, and looked for from the newest on each is
+        // passed once.
+        cursor = listing.segments[..index].iter().rposition(|found| {
             salt != 0 && matches!(found, Found::Started(other) if (other.id, other.header.salt) == (id, salt))
         });
     }
@@ -447,5 +448,12 @@ mod tests {
         let log = chain(vec![damaged(1), started(2, 1, 5)]).expect("resolves");
         assert!(log.find(1).expect_err("needed").is_corruption());
         assert!(log.find(5).is_ok());
+    }
+
+    /// Quadratic, this took minutes.
+    #[test]
+    fn a_log_of_very_many_segments_is_resolved_at_once() {
+        let segments = (1..=200_000).map(|id| started(id, id - 1, id)).collect();
+        assert_eq!(chain(segments).expect("resolves").segments.len(), 200_000);
     }
 }
