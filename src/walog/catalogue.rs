@@ -13,6 +13,7 @@ use crate::formats::names::{self, WalName};
 use crate::formats::scan::KnownEnd;
 use crate::limits::{FRAME_ALIGNMENT_MAX, READ_CHUNK_BYTES};
 use crate::storage::{Directory, ReadAt, path};
+use std::collections::BTreeMap;
 
 /// A segment whose opening frame checks out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -322,7 +323,13 @@ fn missing_before(oldest: &Started) -> Corruption {
 }
 
 fn check_identities(listing: &Listing, expected: Option<u128>, chain: &mut Chain) -> PersistenceResult<()> {
-    chain.identity = expected;
+    // The most of them know whose log it is: a stranger among them is the one that is named.
+    let mut counts = BTreeMap::<u128, usize>::new();
+    for (header, _) in listing.segments.iter().filter_map(Found::header) {
+        *counts.entry(header.identity).or_default() += 1;
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(identity, _)| identity);
+    chain.identity = expected.or(most);
     for found in &listing.segments {
         let Some((header, path)) = found.header() else { continue };
         let wrong = |check| {
@@ -332,9 +339,8 @@ fn check_identities(listing: &Listing, expected: Option<u128>, chain: &mut Chain
         if header.file_id != found.id() {
             return wrong(Check::SegmentName { named: found.id(), stated: header.file_id });
         }
-        let identity = *chain.identity.get_or_insert(header.identity);
-        if header.identity != identity {
-            return wrong(Check::Identity { expected: identity, found: header.identity });
+        if let Some(expected) = chain.identity.filter(|identity| *identity != header.identity) {
+            return wrong(Check::Identity { expected, found: header.identity });
         }
         chain.known.push((header.file_id, header.salt));
     }
