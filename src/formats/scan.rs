@@ -12,7 +12,7 @@ use super::frame::{
 };
 use super::header::{FileKind, Header};
 use super::is_zero;
-use super::layout::FRAME_HEADER_BYTES;
+use super::layout::{FRAME_HEADER_BYTES, OPENING_BYTES};
 use crate::error::{Check, Proof, TornEvidence};
 use crate::planted;
 use std::collections::VecDeque;
@@ -520,7 +520,8 @@ impl Scanner {
             return Reopened::No;
         }
         let bytes = header.frame_bytes(self.alignment);
-        if offset + bytes > self.end.limit {
+        // One of another size is none, and must not be read to its end to find that out.
+        if header.payload_bytes as usize != OPENING_BYTES || offset + bytes > self.end.limit {
             return Reopened::No;
         }
         let frame = match view.get(offset, bytes) {

@@ -259,3 +259,32 @@ fn plausible_lengths_everywhere_cost_linear_time() {
     assert!(steps < 3 * image.bytes.len() / 512, "{steps} steps");
     assert_eq!(scanner.into_end().later_frames, 2000);
 }
+
+#[test]
+fn openings_that_claim_the_rest_of_a_record_log_are_not_read_to_their_end() {
+    let header = Header::new(FileKind::RecordLog, 512, 1, SALT);
+    let mut bytes = header.encode().to_vec();
+    let first = Opening { predecessor_salt: SALT, predecessor_end: 512, ..Opening::default() }.encode();
+    bytes.extend(frame(FrameKind::Opening, &first, 0, 1, 0, 512, SALT, 512));
+    bytes.extend([0xa5; 512]);
+    let file_bytes = 512 * 1000;
+    while bytes.len() < file_bytes {
+        let at = bytes.len();
+        let claimed = vec![0; file_bytes - at - FRAME_HEADER_BYTES];
+        bytes.extend(&frame(FrameKind::Opening, &claimed, 0, 1, 0, at as u64, SALT, 512)[..512]);
+    }
+    let mut scanner = Scanner::new(&header, file_bytes as u64, None);
+    let (mut from, mut to, mut most) = (0usize, 0usize, 0);
+    loop {
+        match scanner.step(from as u64, &bytes[from..to]) {
+            Step::Need { offset, bytes } => {
+                (from, to) = (offset as usize, offset as usize + bytes);
+                most = most.max(bytes);
+            }
+            Step::Frame { .. } => {}
+            Step::End => break,
+        }
+    }
+    assert!(scanner.into_end().later_frames > 900);
+    assert!(most <= 1024, "{most} bytes were asked for at once, to check what cannot be an opening");
+}

@@ -185,10 +185,16 @@ impl FrameReader {
             return Ok(());
         }
         self.last_look = Some(look);
-        self.file_bytes = self.file.size()?;
-        self.window.clear();
-        self.scanner.retry(self.file_bytes, self.known_end);
+        let file_bytes = self.file.size()?;
+        self.look_anew(file_bytes);
         Ok(())
+    }
+
+    /// Goes back to where the last good frame ends, in a file that has another size now.
+    fn look_anew(&mut self, file_bytes: u64) {
+        self.file_bytes = file_bytes;
+        self.window.clear();
+        self.scanner.retry(file_bytes, self.known_end);
     }
 
     /// Moves the window so that it covers `bytes` from `offset`, keeping what is still needed of it.
@@ -207,6 +213,12 @@ impl FrameReader {
         self.window.resize(target.max(kept), 0);
         let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..])?;
         if kept + read < bytes {
+            // A writer that closes cuts what it had preallocated and not used.
+            let file_bytes = self.file.size()?;
+            if file_bytes < self.file_bytes {
+                self.look_anew(file_bytes);
+                return Ok(());
+            }
             let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(PersistenceError::io(
                 "read",
@@ -226,5 +238,56 @@ impl std::fmt::Debug for FrameReader {
             .field("path", &self.path)
             .field("scanner", &self.scanner)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::frame::{Opening, Seal, SealReason};
+    use crate::framing::{Batch, Control, control_commit, header_commit};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A file whose zeros at the end are cut while it is read, as closing a log cuts what was preallocated.
+    struct Cut {
+        bytes: Vec<u8>,
+        whole: u64,
+        looks_left: AtomicU64,
+    }
+
+    impl ReadAt for Cut {
+        fn size(&self) -> PersistenceResult<u64> {
+            let left = self.looks_left.load(Ordering::Relaxed);
+            self.looks_left.store(left.saturating_sub(1), Ordering::Relaxed);
+            Ok(if left > 0 { self.whole } else { self.bytes.len() as u64 })
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> PersistenceResult<usize> {
+            let rest = self.bytes.get(offset as usize..).unwrap_or_default();
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_ends_where_it_was_cut() {
+        let header = Header::new(FileKind::Segment, 512, 1, 9);
+        let seed = crate::formats::frame::FrameSeed::new(9);
+        let mut batch = Batch::new(512, 1, 0);
+        batch.push(b"entry").expect("fits");
+        let (data, range) = batch.finish(512, seed, 0, Some(&Opening::default()));
+        let seal = Seal { reason: SealReason::Close, successor_id: 0, successor_salt: 0 };
+        let seal = control_commit(Control::Seal(seal), 1536, seed, 512, 2, 1);
+        let contents = [&header_commit(&header)[..], &data[range]].concat();
+        for bytes in [contents.clone(), [&contents[..], &seal[..]].concat()] {
+            let file = Cut { bytes, whole: 10 << 20, looks_left: AtomicU64::new(1) };
+            let mut reader = FrameReader::new(Box::new(file), "wal/wal_1.log", &header, None).expect("opens");
+            let mut entries = 0;
+            while let Some(frame) = reader.next_frame().expect("nothing failed") {
+                entries += frame.header.entry_count;
+            }
+            assert_eq!((entries, reader.into_end().bad), (1, BadFrame::None));
+        }
     }
 }

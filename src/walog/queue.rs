@@ -163,11 +163,16 @@ impl Queue {
         }
     }
 
-    /// Bytes that wait and how many may, when there are too many. A single batch may always wait.
+    /// Bytes that wait and how many may.
+    pub fn waiting(&self) -> (u64, u64) {
+        let bytes = self.pending.payload_bytes() + self.flight_bytes;
+        (bytes as u64, self.options.in_flight_bytes_max as u64)
+    }
+
+    /// The same, when there are too many. A single batch may always wait.
     pub fn full(&self) -> Option<(u64, u64)> {
-        let (bytes, bytes_max) =
-            (self.pending.payload_bytes() + self.flight_bytes, self.options.in_flight_bytes_max);
-        (bytes > 0 && bytes >= bytes_max).then_some((bytes as u64, bytes_max as u64))
+        let (bytes, bytes_max) = self.waiting();
+        (bytes > 0 && bytes >= bytes_max).then_some((bytes, bytes_max))
     }
 
     /// Appends all of `count` entries to the pending frame, or none; returns the first id.

@@ -452,3 +452,22 @@ mod publishing {
         assert_eq!(recover(RecoveryOptions::strict()).expect("recovers").state, 0);
     }
 }
+
+#[test]
+fn a_batch_that_fits_into_a_frame_of_its_own_is_not_too_large_behind_what_waits() {
+    let faults = Faults::new();
+    let wal = SyncWalWriter::<(), Disk>::open(Arc::new(faults.over(SimDisk::new(1)))).expect("opens");
+    wal.append_bytes_durable(b"x").expect("commits");
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Reap), Fault::Hold(gate.clone()));
+    let first = wal.submit_bytes(b"in flight").expect("is accepted");
+    gate.wait_until_held();
+    let second = wal.submit_bytes(&vec![1; 5 << 20]).expect("is accepted");
+    let entry = vec![1; 15 << 20];
+    let batch = [&entry[..], &entry, &entry, &entry];
+    let refused = wal.submit_batch_bytes(&batch).map(drop);
+    gate.open();
+    assert!(matches!(refused, Err(PersistenceError::WouldBlock { .. })), "{refused:?}");
+    assert_eq!((first.wait().expect("commits"), second.wait().expect("commits")), (2, 3));
+    assert_eq!(wal.submit_batch_bytes(&batch).expect("fits now").wait().expect("commits"), 7);
+}

@@ -6,6 +6,7 @@
     reason = "tests, not the library"
 )]
 
+mod bad_input;
 mod conformance;
 mod counterexamples;
 mod damage;

@@ -560,3 +560,51 @@ fn a_disk_that_lies_about_syncs_is_found_out() {
         "the property would not notice a lie"
     );
 }
+
+/// A shared log with several commits in flight, whose syncs fail, over several lives of one disk.
+#[test]
+fn several_commits_in_flight_and_syncs_that_fail_lose_nothing_that_was_promised() {
+    campaign("shared wal, failing syncs", seeds(3), |seed| {
+        let mut disk = SimDisk::new(seed);
+        let mut random = Random(seed);
+        let mut total = SimReport::default();
+        for _ in 0..4 {
+            let from_operation = disk.operations();
+            let options = WalOptions { pipeline_depth: Some(4), ..options(&mut random) };
+            let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
+            disk.mark(wal.last_entry_id());
+            disk.fail_sync_after(random.below(14));
+            let mut tickets = Vec::new();
+            for _ in 0..12 {
+                // One thread appends, so that ids follow from the order; the log's own thread commits.
+                let next = wal.last_entry_id() + 1;
+                let ok = match random.below(6) {
+                    0 => wal.append_bytes(&payload(next)).is_ok(),
+                    1 => wal.flush().is_ok(),
+                    2 => wal.append_bytes_durable(&payload(next)).map(|id| disk.mark(id)).is_ok(),
+                    3 => wal.submit_batch_bytes(&[payload(next), payload(next + 1)]).is_ok(),
+                    _ => wal.submit_bytes(&payload(next)).map(|ticket| tickets.push(ticket)).is_ok(),
+                };
+                disk.mark(wal.durable_entry_id());
+                if !ok {
+                    break;
+                }
+            }
+            for ticket in tickets {
+                if let Ok(id) = ticket.wait() {
+                    disk.mark(id);
+                }
+            }
+            drop(wal);
+            let options = SimOptions { seed, from_operation, images_per_point: 4, ..SimOptions::default() };
+            let report = must(check_crashes(&disk, &options, check), seed);
+            total.points += report.points;
+            total.images += report.images;
+            disk = disk.after_kill();
+            disk.fail_sync_after(random.below(4));
+            drop(reopen(&disk));
+            disk = disk.after_kill();
+        }
+        total
+    });
+}

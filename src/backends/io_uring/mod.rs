@@ -59,7 +59,7 @@ use crate::storage::{
 use file::{Drive, PIECE_BYTES_MAX};
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use pool::Pool;
-use ring::Ring;
+use ring::{DirectAlignment, Ring};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -263,6 +263,18 @@ enum NoDirect {
     Failed(PersistenceError),
 }
 
+impl DirectAlignment {
+    /// Whether commits suit it whose places in a buffer and in the file are multiples of `aligned` bytes.
+    fn suits(self, aligned: u32) -> bool {
+        // A buffer's own address is aligned, and a commit begins anywhere in it that is.
+        let address = aligned.min(BUFFER_ALIGNMENT as u32);
+        aligned % self.offset == 0
+            && address % self.memory == 0
+            && BUFFER_ALIGNMENT as u32 % self.memory == 0
+            && PIECE_BYTES_MAX as u32 % self.offset == 0
+    }
+}
+
 /// Makes the descriptor a direct one; answers the alignment of offsets and of memory, in bytes.
 fn direct_drive(
     ring: &mut Ring,
@@ -284,7 +296,7 @@ fn direct_drive(
             format!("{} is not a multiple of the {} that {path} needs", options.alignment, alignment.offset);
         return Err(NoDirect::Refused(PersistenceError::invalid_config("alignment", reason)));
     }
-    if BUFFER_ALIGNMENT as u32 % alignment.memory != 0 || PIECE_BYTES_MAX as u32 % alignment.offset != 0 {
+    if !alignment.suits(options.alignment) {
         return Err(refused(format!("it asks for memory aligned to {} bytes", alignment.memory)));
     }
     // The same open file description goes on, so the lock and the errors of the zero-filling stay with it.

@@ -589,3 +589,11 @@ fn without_io_uring_auto_takes_std_and_says_why_and_an_explicit_choice_fails() {
     }
     assert_eq!(Backend::Auto.open(root.path()).unwrap().chosen, Backend::IoUring);
 }
+
+#[test]
+fn a_file_whose_memory_must_be_aligned_more_than_commits_are_is_not_written_directly() {
+    let suits = |memory, offset, aligned| DirectAlignment { memory, offset }.suits(aligned);
+    assert!(suits(4, 512, 512) && suits(512, 512, 512) && suits(512, 512, 4096) && suits(4096, 4096, 4096));
+    assert!(!suits(4096, 512, 512), "the first frame stands 512 bytes into its buffer");
+    assert!(!suits(4, 4096, 512) && !suits(8192, 512, 8192));
+}

@@ -34,6 +34,15 @@ pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Fil
     Ok(file)
 }
 
+/// Opens a regular file for reading. A pipe is not waited for: its other end may never be opened.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NONBLOCK);
+    open_regular(&options, path)
+}
+
 /// Opens, locks and zero-fills; leaves no trace when that fails.
 pub(super) fn open_for_commits(
     resolved: &Path,

@@ -95,7 +95,7 @@ fn open_existing(resolved: &Path) -> io::Result<File> {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             ) =>
         {
-            super::file::open_regular(OpenOptions::new().read(true), resolved)
+            super::file::open_to_read(resolved)
         }
         other => other,
     }

@@ -162,8 +162,7 @@ impl FsDirectory {
 
     fn open_to_read(&self, path: &str) -> PersistenceResult<File> {
         let resolved = self.resolve(path)?;
-        file::open_regular(OpenOptions::new().read(true), &resolved)
-            .map_err(|source| self.error("open", path, source))
+        file::open_to_read(&resolved).map_err(|source| self.error("open", path, source))
     }
 
     /// A new file under a temporary name beside `path`.

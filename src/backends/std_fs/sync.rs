@@ -51,7 +51,11 @@ pub(super) fn sync_file_or_dir(path: &Path) -> io::Result<()> {
         return sync_dir(path);
     }
     // Windows flushes only through a handle that may write; elsewhere a read-only file can be synced too.
-    super::file::open_regular(OpenOptions::new().read(true).write(cfg!(windows)), path)?.sync_all()
+    let file = match cfg!(windows) {
+        true => super::file::open_regular(OpenOptions::new().read(true).write(true), path)?,
+        false => super::file::open_to_read(path)?,
+    };
+    file.sync_all()
 }
 
 /// Makes one directory; fine when it is there.

@@ -320,3 +320,25 @@ fn a_lock_file_that_lost_its_name_is_not_trusted() {
     assert!(matches!(directory.lock(".lock", Duration::ZERO), Err(PersistenceError::LockFailed { .. })));
     drop((first, second));
 }
+
+#[cfg(all(unix, not(target_vendor = "apple"), not(target_os = "redox")))]
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_an_error_and_nothing_waits_for_its_other_end() {
+    let scratch = tempfile::tempdir().expect("scratch");
+    let directory = FsDirectory::new(scratch.path()).expect("opens");
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&scratch.path().join("pipe"), mode).expect("makes a pipe");
+    let (tell, told) = std::sync::mpsc::channel();
+    // Left alone where it hangs; the test ends all the same.
+    std::thread::spawn(move || {
+        let refused = [
+            directory.open_at("pipe").map(drop),
+            directory.open_file("pipe").map(drop),
+            directory.sync_file("pipe"),
+            directory.await_unlocked("pipe", Duration::ZERO),
+            directory.open_commit_file("pipe", &FileOptions::existing()).map(drop),
+        ];
+        tell.send(refused.iter().all(|result| matches!(result, Err(PersistenceError::Io { .. }))))
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(true));
+}

@@ -54,7 +54,14 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         if let Some((bytes, bytes_max)) = queue.full() {
             return Err(PersistenceError::WouldBlock { bytes, bytes_max });
         }
-        let first = queue.push_all(count, &mut push)?;
+        let first = match queue.push_all(count, &mut push) {
+            // It may fit into a frame of its own, behind what waits now.
+            Err(PersistenceError::PayloadTooLarge { .. }) if count > 1 && !queue.pending.is_empty() => {
+                let (bytes, bytes_max) = queue.waiting();
+                return Err(PersistenceError::WouldBlock { bytes, bytes_max });
+            }
+            pushed => pushed?,
+        };
         let seen = queue.refusals();
         queue.demand(first + count as u64 - 1);
         queue.wanted_entry_id = queue.wanted_entry_id.max(first + count as u64 - 1);
