@@ -10,6 +10,7 @@ use crate::formats::frame::{self, FrameFacts, FrameKind, FrameSeed, Opening, Sea
 use crate::formats::header::Header;
 use crate::formats::layout::{ENTRY_LENGTH_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
 use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX};
+use crate::planted;
 use crate::storage::CommitBuffer;
 use std::ops::Range;
 
@@ -89,17 +90,31 @@ impl Batch {
         encode: impl FnOnce(&mut CommitBuffer) -> PersistenceResult<()>,
     ) -> PersistenceResult<u64> {
         let start = self.buffer.len();
-        self.buffer.extend_from_slice(&[0; ENTRY_LENGTH_BYTES]);
-        let encoded = encode(&mut self.buffer).and_then(|()| self.check_entry(start));
-        if let Err(error) = encoded {
-            self.buffer.truncate(start);
-            return Err(error);
-        }
-        let length = frame::entry_length(&self.buffer[start + ENTRY_LENGTH_BYTES..]);
-        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length);
-        let entry_id = self.next_entry_id();
-        self.entry_count += 1;
+        let mut undo = Undo::new(self);
+        undo.batch.buffer.extend_from_slice(&[0; ENTRY_LENGTH_BYTES]);
+        encode(&mut undo.batch.buffer)?;
+        undo.batch.check_entry(start)?;
+        let batch = undo.keep();
+        let length = frame::entry_length(&batch.buffer[start + ENTRY_LENGTH_BYTES..]);
+        batch.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length);
+        let entry_id = batch.next_entry_id();
+        batch.entry_count += 1;
         Ok(entry_id)
+    }
+
+    /// Appends all of `count` entries, or none; returns the first id.
+    pub fn push_all(
+        &mut self,
+        count: usize,
+        mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+    ) -> PersistenceResult<u64> {
+        let first_entry_id = self.next_entry_id();
+        let mut undo = Undo::new(self);
+        for index in 0..count {
+            push(undo.batch, index)?;
+        }
+        undo.keep();
+        Ok(first_entry_id)
     }
 
     fn check_entry(&self, start: usize) -> PersistenceResult<()> {
@@ -174,6 +189,30 @@ impl Batch {
         buffer.clear();
         buffer.resize(front + FRAME_HEADER_BYTES, 0);
         Self { buffer, front, first_entry_id, entry_count: 0 }
+    }
+}
+
+/// Takes back what was appended since, unless it is kept: after an error, and when an encoder panics.
+struct Undo<'b> {
+    batch: &'b mut Batch,
+    mark: Option<(usize, u32)>,
+}
+
+impl<'b> Undo<'b> {
+    fn new(batch: &'b mut Batch) -> Self {
+        let mark = (!planted::on("keep_half_an_entry")).then(|| batch.mark());
+        Self { batch, mark }
+    }
+
+    fn keep(&mut self) -> &mut Batch {
+        self.mark = None;
+        self.batch
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.mark.into_iter().for_each(|mark| self.batch.roll_back(mark));
     }
 }
 

@@ -90,7 +90,7 @@ impl Pending {
         &mut self,
         sink: &mut S,
         count: usize,
-        mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+        push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<Vec<u64>> {
         sink.check()?;
         if count == 0 {
@@ -100,18 +100,9 @@ impl Pending {
         self.flush(sink, Effect::Flushed)?;
         let batch = self.batch(sink);
         let mark = batch.mark();
-        let mut ids = Vec::with_capacity(count);
-        for index in 0..count {
-            match push(batch, index) {
-                Ok(entry_id) => ids.push(entry_id),
-                Err(error) => {
-                    batch.roll_back(mark);
-                    return Err(error);
-                }
-            }
-        }
+        let first = batch.push_all(count, push)?;
         self.flush_by_policy(sink, mark)?;
-        Ok(ids)
+        Ok((first..first + count as u64).collect())
     }
 
     /// Writes the pending batch; with [`Effect::Durable`] everything written is durable on return.

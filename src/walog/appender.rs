@@ -11,7 +11,7 @@ use super::catalogue;
 use super::open::{
     await_predecessor, check_expectation, find_end, opening_after, prepare_folder, remove_unstarted,
 };
-use super::options::{WalObserver, WalOptions};
+use super::options::{WalObserver, WalOptions, observed};
 use super::queue::Room;
 use super::walk::{self, LogEnd};
 use crate::error::{PersistenceError, PersistenceResult};
@@ -337,7 +337,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         });
         tracing::debug!(sealed = sealed.id, current = current.id, "the log goes on in a new segment");
         if let Some(observer) = &self.observer {
-            observer.on_segment_rotate(sealed.id, current.id);
+            observed(|| observer.on_segment_rotate(sealed.id, current.id));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@
 //! need not be told.
 
 use super::appender::Appender;
-use super::options::{Backpressure, WalObserver};
+use super::options::{Backpressure, WalObserver, observed};
 use super::queue::{Queue, Turn, Work};
 use super::telemetry::{Telemetry, Tracer};
 use super::waiters::{Waiter, Wake};
@@ -29,15 +29,16 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
 use crate::storage::{Directory, Effect, Environment, Home};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+mod closing;
 mod reading;
 mod tickets;
 mod watchdog;
 
+pub(super) use closing::Closed;
 pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
@@ -51,6 +52,8 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     /// Room for those who are being told, so that telling allocates nothing.
     told: Mutex<Vec<Waiter>>,
     owner: Mutex<Option<JoinHandle<()>>>,
+    /// Taken with no other lock held.
+    closing: Mutex<closing::Closing>,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     telemetry: Option<Arc<Telemetry>>,
@@ -72,6 +75,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             durable: AtomicU64::new(progress.1),
             told: Mutex::new(Vec::new()),
             owner: Mutex::new(None),
+            closing: Mutex::default(),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             telemetry: appender.options().telemetry.clone(),
@@ -84,7 +88,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     fn queue(&self) -> Guard<'_> {
-        // A panic while the lock is held can only be an allocation failure; the batch rolls itself back.
+        // A panic while the lock is held is an encoder's or an allocation failure; the batch rolls itself back.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -364,17 +368,14 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// An observer's panic stays here: this may be anybody's thread.
     fn observe_progress(&self, before: (u64, u64), now: (u64, u64)) {
         let Some(observer) = &self.observer else { return };
-        let observed = catch_unwind(AssertUnwindSafe(|| {
+        observed(|| {
             if now.0 > before.0 {
                 observer.on_flush(now.0);
             }
             if now.1 > before.1 {
                 observer.on_sync(now.1);
             }
-        }));
-        if observed.is_err() {
-            tracing::error!("an observer of commits panicked");
-        }
+        });
     }
 
     /// Makes everything durable where that can be had, seals the log and closes it for every handle.
@@ -433,6 +434,10 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// Closes the log when the last handle goes, unless it was closed, or cannot be.
     pub fn close_dropped(&self) {
         if !self.home.is_here() {
+            return;
+        }
+        if self.queue().close_wanted {
+            // The log's own thread does it, or has; nobody waits for it here.
             return;
         }
         let queue = self.queue();

@@ -58,6 +58,8 @@ pub(super) struct Queue {
     /// The last commit that could not begin and left everything as it was.
     pub refusal: Option<Refusal>,
     pub closed: bool,
+    /// The owner is to close the log.
+    pub close_wanted: bool,
     pub failure: Option<Arc<PersistenceError>>,
     pub options: WalOptions,
     pub room: Room,
@@ -149,6 +151,7 @@ impl Queue {
             owner: None,
             refusal: None,
             closed: false,
+            close_wanted: false,
             failure: None,
             room: Room::default(),
             unflushed: 0,
@@ -174,14 +177,7 @@ impl Queue {
         count: usize,
         push: &mut impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let mark = self.pending.mark();
-        let first = self.pending.next_entry_id();
-        for index in 0..count {
-            if let Err(error) = push(&mut self.pending, index) {
-                self.pending.roll_back(mark);
-                return Err(error);
-            }
-        }
+        let first = self.pending.push_all(count, push)?;
         self.unflushed += count;
         let environment = &self.options.environment;
         self.probe.append(|| environment.elapsed());

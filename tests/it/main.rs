@@ -18,6 +18,7 @@ mod hostile;
 mod kill;
 mod live;
 mod migrating;
+mod misuse;
 mod poison;
 mod power_cut;
 mod properties;
