@@ -9,6 +9,7 @@
 mod conformance;
 mod damage;
 mod decoder;
+mod descriptors;
 mod faults;
 mod fixtures;
 mod fork;
