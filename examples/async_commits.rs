@@ -35,12 +35,17 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Polls all of `tasks` until each is done.
-struct All<F: Future>(Vec<(Pin<Box<F>>, Option<F::Output>)>);
+/// Polls tasks until each is done.
+struct All<F: Future>(Vec<Slot<F>>);
+
+struct Slot<F: Future> {
+    task: Pin<Box<F>>,
+    output: Option<F::Output>,
+}
 
 impl<F: Future> All<F> {
     fn new(tasks: impl IntoIterator<Item = F>) -> Self {
-        Self(tasks.into_iter().map(|task| (Box::pin(task), None)).collect())
+        Self(tasks.into_iter().map(|task| Slot { task: Box::pin(task), output: None }).collect())
     }
 }
 
@@ -51,15 +56,15 @@ where
     type Output = Vec<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        for (task, output) in self.0.iter_mut().filter(|(_, output)| output.is_none()) {
-            if let Poll::Ready(ready) = task.as_mut().poll(context) {
-                *output = Some(ready);
+        for slot in self.0.iter_mut().filter(|slot| slot.output.is_none()) {
+            if let Poll::Ready(output) = slot.task.as_mut().poll(context) {
+                slot.output = Some(output);
             }
         }
-        if self.0.iter().any(|(_, output)| output.is_none()) {
+        if self.0.iter().any(|slot| slot.output.is_none()) {
             return Poll::Pending;
         }
-        Poll::Ready(self.0.iter_mut().filter_map(|(_, output)| output.take()).collect())
+        Poll::Ready(self.0.iter_mut().filter_map(|slot| slot.output.take()).collect())
     }
 }
 
