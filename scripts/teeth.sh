@@ -98,6 +98,7 @@ reader_never_looks_anew | it | reader::what_cannot_be_read_is_told_apart
 reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_its_commit_has_ended
 slow_only_afterwards | it | telemetry::a_commit_that_stalls_is_reported_while_it_does_by_whoever_waits
 child_goes_on | it | fork::a_forked_child_cannot_use_its_parents_logs_and_leaves_them_alone
+keep_half_an_entry | it | misuse::an_encoder_that_panics_leaves_nothing_behind
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
 TABLE
 }

@@ -90,7 +90,7 @@ impl Pending {
         &mut self,
         sink: &mut S,
         count: usize,
-        mut push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
+        push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<Vec<u64>> {
         sink.check()?;
         if count == 0 {
@@ -100,9 +100,9 @@ impl Pending {
         self.flush(sink, Effect::Flushed)?;
         let batch = self.batch(sink);
         let mark = batch.mark();
-        let ids = batch.all_or_nothing(|batch| (0..count).map(|index| push(batch, index)).collect())?;
+        let first = batch.push_all(count, push)?;
         self.flush_by_policy(sink, mark)?;
-        Ok(ids)
+        Ok((first..first + count as u64).collect())
     }
 
     /// Writes the pending batch; with [`Effect::Durable`] everything written is durable on return.

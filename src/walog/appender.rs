@@ -12,7 +12,7 @@ use super::making::Prepared;
 use super::open::{
     await_predecessor, check_expectation, find_end, opening_after, prepare_folder, remove_unstarted,
 };
-use super::options::{WalObserver, WalOptions};
+use super::options::{WalObserver, WalOptions, observed};
 use super::pool::{Obtained, Pool, Retired};
 use super::queue::Room;
 use super::rotations::{Helper, Rotations};
@@ -449,7 +449,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.current = Some(next);
         self.rotations.rotated();
         if let Some(observer) = &self.observer {
-            observer.on_segment_rotate(sealed_id, next_id);
+            observed(|| observer.on_segment_rotate(sealed_id, next_id));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@
 //! need not be told.
 
 use super::appender::Appender;
-use super::options::{Backpressure, WalObserver};
+use super::options::{Backpressure, WalObserver, observed};
 use super::queue::{Queue, Room, Turn, Work};
 use super::rotations::Rotations;
 use super::telemetry::{Telemetry, Tracer};
@@ -32,13 +32,14 @@ use crate::planted;
 use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Home};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
+mod closing;
 mod reading;
 mod tickets;
 mod watchdog;
 
+pub(super) use closing::Closed;
 pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
@@ -52,6 +53,8 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     /// Room for those who are being told, so that telling allocates nothing.
     told: Mutex<Vec<Waiter>>,
     owner: Mutex<Option<JoinHandle<()>>>,
+    /// Taken with no other lock held.
+    closing: Mutex<closing::Closing>,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     telemetry: Option<Arc<Telemetry>>,
@@ -74,6 +77,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             durable: AtomicU64::new(progress.1),
             told: Mutex::new(Vec::new()),
             owner: Mutex::new(None),
+            closing: Mutex::default(),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             telemetry: appender.options().telemetry.clone(),
@@ -401,17 +405,14 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// An observer's panic stays here: this may be anybody's thread.
     fn observe_progress(&self, before: (u64, u64), now: (u64, u64)) {
         let Some(observer) = &self.observer else { return };
-        let observed = catch_unwind(AssertUnwindSafe(|| {
+        observed(|| {
             if now.0 > before.0 {
                 observer.on_flush(now.0);
             }
             if now.1 > before.1 {
                 observer.on_sync(now.1);
             }
-        }));
-        if observed.is_err() {
-            tracing::error!("an observer of commits panicked");
-        }
+        });
     }
 
     /// Makes everything durable where that can be had, seals the log and closes it for every handle.
@@ -470,6 +471,10 @@ impl<D: Directory + ?Sized> Committer<D> {
     /// Closes the log when the last handle goes, unless it was closed, or cannot be.
     pub fn close_dropped(&self) {
         if !self.home.is_here() {
+            return;
+        }
+        if self.queue().close_wanted {
+            // The log's own thread does it, or has; nobody waits for it here.
             return;
         }
         let queue = self.queue();

@@ -38,7 +38,7 @@ pub use options::{Backpressure, PrepareAhead, PrepareHand, SlowCommit, WalObserv
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
 pub use sync_writer::SyncWalWriter;
 pub use telemetry::{Distribution, Telemetry, TelemetrySnapshot};
-pub use ticket::CommitTicket;
+pub use ticket::{CommitTicket, LogClosing};
 pub use trim::{WalMaintenance, WalSegmentRange};
 pub use walk::{LastSegment, LogEnd};
 pub use writer::WalWriter;

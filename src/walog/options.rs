@@ -196,6 +196,13 @@ impl WalOptions {
     }
 }
 
+/// Calls an observer whose panic must stay there: it may be anybody's thread, in the middle of a commit.
+pub(super) fn observed(call: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
+        tracing::error!("an observer of a log panicked");
+    }
+}
+
 /// A commit that takes longer than it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -58,6 +58,8 @@ pub(super) struct Queue {
     /// The last commit that could not begin and left everything as it was.
     pub refusal: Option<Refusal>,
     pub closed: bool,
+    /// The owner is to close the log.
+    pub close_wanted: bool,
     pub failure: Option<Arc<PersistenceError>>,
     pub options: WalOptions,
     pub room: Room,
@@ -151,6 +153,7 @@ impl Queue {
             owner: None,
             refusal: None,
             closed: false,
+            close_wanted: false,
             failure: None,
             room: Room::default(),
             unflushed: 0,
@@ -181,9 +184,7 @@ impl Queue {
         count: usize,
         push: &mut impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let first = self.pending.next_entry_id();
-        self.pending
-            .all_or_nothing(|batch| (0..count).try_for_each(|index| push(batch, index).map(|_| ())))?;
+        let first = self.pending.push_all(count, push)?;
         self.unflushed += count;
         let environment = &self.options.environment;
         self.probe.append(|| environment.elapsed());

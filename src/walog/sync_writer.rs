@@ -4,7 +4,7 @@ use super::appender::Appender;
 use super::committer::{Committer, Line};
 use super::live_reader::{Shelf, SyncWalReader};
 use super::options::WalOptions;
-use super::ticket::CommitTicket;
+use super::ticket::{CommitTicket, LogClosing};
 use super::walk::LogEnd;
 use super::writer::WalWriter;
 use crate::codec::Codec;
@@ -23,6 +23,19 @@ use std::time::Duration;
 ///
 /// The log is sealed when the last handle is dropped (which blocks for its commits), or with
 /// [`close`](Self::close). Tickets are no handles.
+///
+/// # In async code
+///
+/// These never block for a commit: `submit` and its like, awaiting a ticket, [`close_async`](Self::close_async),
+/// [`durable_entry_id`](Self::durable_entry_id), dropping a handle that is not the last one. They take a lock
+/// that is held for the encoding of one entry or batch, never across I/O. Everything else may block: appending
+/// waits where a flush is due or too much waits, and dropping the last handle closes the log. So end with
+/// `close_async().await`.
+///
+/// # After a fork
+///
+/// The log belongs to the process that opened it: in a child every operation answers
+/// [`Fenced`](PersistenceError::Fenced), and dropping a handle there leaves the log alone.
 ///
 /// Memory: payload that waits is bounded by [`WalOptions::in_flight_bytes_max`], plus one batch.
 pub struct SyncWalWriter<E = (), D: Directory + ?Sized = dyn Directory> {
@@ -208,6 +221,15 @@ impl<E: serde::Serialize, D: Directory + ?Sized> SyncWalWriter<E, D> {
             batch.push_with(|buffer| crate::codec::Postcard::write(entry, buffer))
         };
         self.inner.committer.append_durable_with(push)
+    }
+}
+
+impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
+    /// [`close`](Self::close) for async code: the log's own thread does it, and this blocks nobody. It begins
+    /// at once, and goes on when the future is dropped. Locks are free when the future is done.
+    pub fn close_async(self) -> LogClosing {
+        let refusal = self.inner.committer.begin_close().err();
+        LogClosing::new(Arc::clone(&self.inner.committer) as _, refusal)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a submitted entry gives back: a ticket for its commit.
 
-use super::committer::Line;
-use crate::error::PersistenceResult;
+use super::committer::{Closed, Line};
+use crate::error::{PersistenceError, PersistenceResult};
 use std::fmt;
 use std::future::Future;
 use std::ops::RangeInclusive;
@@ -104,5 +104,35 @@ impl fmt::Debug for CommitTicket {
             .field("entry_ids", &self.entry_ids())
             .field("is_durable", &self.is_durable())
             .finish_non_exhaustive()
+    }
+}
+
+/// The end of a log that is being closed; see [`SyncWalWriter::close_async`](super::SyncWalWriter::close_async).
+#[must_use = "a future says how closing has ended only when it is awaited; closing goes on without"]
+pub struct LogClosing {
+    log: Arc<dyn Closed>,
+    refusal: Option<PersistenceError>,
+}
+
+impl LogClosing {
+    pub(super) fn new(log: Arc<dyn Closed>, refusal: Option<PersistenceError>) -> Self {
+        Self { log, refusal }
+    }
+}
+
+impl Future for LogClosing {
+    type Output = PersistenceResult<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &self.refusal {
+            Some(refusal) => Poll::Ready(Err(refusal.clone())),
+            None => self.log.poll_closed(context),
+        }
+    }
+}
+
+impl fmt::Debug for LogClosing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogClosing").finish_non_exhaustive()
     }
 }

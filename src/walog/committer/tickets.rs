@@ -6,6 +6,7 @@
 use super::{Committer, Turn};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
+use crate::limits::BATCH_BYTES_MAX;
 use crate::planted;
 use crate::storage::{Directory, Effect};
 use crate::sync::thread;
@@ -55,12 +56,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             return Err(PersistenceError::WouldBlock { bytes, bytes_max });
         }
         let first = match queue.push_all(count, &mut push) {
-            // It may fit into a frame of its own, behind what waits now.
-            Err(PersistenceError::PayloadTooLarge { .. }) if count > 1 && !queue.pending.is_empty() => {
-                let (bytes, bytes_max) = queue.waiting();
+            // It may fit into a frame of its own, when what is pending has gone.
+            Err(PersistenceError::PayloadTooLarge { bytes, bytes_max })
+                if bytes_max == BATCH_BYTES_MAX as u64 && !queue.pending.is_empty() =>
+            {
                 return Err(PersistenceError::WouldBlock { bytes, bytes_max });
             }
-            pushed => pushed?,
+            first => first?,
         };
         let seen = queue.refusals();
         queue.demand(first + count as u64 - 1);
@@ -74,7 +76,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         Ok((first, seen))
     }
 
-    fn start_owner(self: &Arc<Self>) -> PersistenceResult<()> {
+    pub(super) fn start_owner(self: &Arc<Self>) -> PersistenceResult<()> {
         let mut slot = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_some() {
             return Ok(());
@@ -102,6 +104,10 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         let mut queue = self.queue();
         loop {
             let wanted = queue.wanted_entry_id;
+            if queue.close_wanted {
+                drop(queue);
+                return self.close_as_asked();
+            }
             if queue.owner.as_ref().is_some_and(|owner| owner.stop) {
                 return;
             }

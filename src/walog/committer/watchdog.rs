@@ -10,10 +10,9 @@ use crate::error::PersistenceResult;
 use crate::planted;
 use crate::storage::{CommitFile, Completion, Directory, Effect, Wait};
 use crate::sync::thread;
-use crate::walog::options::SlowCommit;
+use crate::walog::options::{SlowCommit, observed};
 use crate::walog::queue::Queue;
 use crate::walog::telemetry::Begun;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 impl<D: Directory + ?Sized> Committer<D> {
@@ -68,9 +67,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         tracing::warn!(last_entry_id, durable_entry_id, time_ms, in_flight, has_ended, "a commit is slow");
         self.telemetry.iter().for_each(|telemetry| telemetry.slow());
         let Some(observer) = &self.observer else { return };
-        if catch_unwind(AssertUnwindSafe(|| observer.on_slow_commit(&slow))).is_err() {
-            tracing::error!("an observer of slow commits panicked");
-        }
+        observed(|| observer.on_slow_commit(&slow));
     }
 
     pub(super) fn measure_begin(&self, commit_id: u64, last_entry_id: u64, effect: Effect, begun: &Begun) {
