@@ -50,7 +50,9 @@ pub struct FrameReader {
     scanner: Scanner,
     known_end: Option<KnownEnd>,
     file_bytes: u64,
+    /// Of which the first `shown` bytes are the file's. It only grows, so that a read zeroes nothing.
     window: Vec<u8>,
+    shown: usize,
     window_offset: u64,
     /// Where the last look ended, and what it found attested.
     last_look: Option<(u64, u64)>,
@@ -113,6 +115,7 @@ impl FrameReader {
             known_end,
             file_bytes,
             window: Vec::new(),
+            shown: 0,
             window_offset: 0,
             last_look: None,
             finished: false,
@@ -126,7 +129,7 @@ impl FrameReader {
             if self.finished {
                 return Ok(None);
             }
-            match self.scanner.step(self.window_offset, &self.window) {
+            match self.scanner.step(self.window_offset, &self.window[..self.shown]) {
                 Step::Need { offset, bytes } => match self.show(offset, bytes) {
                     Err(_) if planted::on("read_error_is_end") => self.finished = true,
                     shown => shown?,
@@ -167,26 +170,32 @@ impl FrameReader {
         }
         self.last_look = Some(look);
         self.file_bytes = self.file.size()?;
-        self.window.clear();
+        self.shown = 0;
         self.scanner.retry(self.file_bytes, self.known_end);
         Ok(())
     }
 
     /// Moves the window so that it covers `bytes` from `offset`, keeping what is still needed of it.
     fn show(&mut self, offset: u64, bytes: usize) -> PersistenceResult<()> {
-        let end = self.window_offset + self.window.len() as u64;
+        let end = self.window_offset + self.shown as u64;
         let keep = if offset >= self.window_offset && offset < end {
             (offset - self.window_offset) as usize
         } else {
-            self.window.len()
+            self.shown
         };
-        self.window.copy_within(keep.., 0);
-        let kept = self.window.len() - keep;
+        self.window.copy_within(keep..self.shown, 0);
+        let kept = self.shown - keep;
         self.window_offset = offset;
+        self.shown = kept;
         let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
-        let target = bytes.max(READ_CHUNK_BYTES).min(rest);
-        self.window.resize(target.max(kept), 0);
-        let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..])?;
+        let target = bytes.max(READ_CHUNK_BYTES).min(rest).max(kept);
+        if self.window.is_empty() {
+            // Fresh from the system it is zeros already.
+            self.window = vec![0; target];
+        } else if self.window.len() < target {
+            self.window.resize(target, 0);
+        }
+        let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..target])?;
         if kept + read < bytes {
             let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(PersistenceError::io(
@@ -196,7 +205,7 @@ impl FrameReader {
                 source,
             ));
         }
-        self.window.truncate(kept + read);
+        self.shown = kept + read;
         Ok(())
     }
 }

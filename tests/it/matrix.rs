@@ -132,7 +132,7 @@ fn each_damage(log: &Log, before: &[u8], mut visit: impl FnMut(&str, Vec<u8>)) {
     let end = frames.last().map_or(0, |last| last.offset + last.bytes);
     // Bits: the first, middle and last frame of any kind; the padding, too, belongs to the frame.
     for frame in [frames[0], frames[1], frames[frames.len() / 2], frames[frames.len() - 1]] {
-        let header = (4..48 * 8).step_by(7).map(|bit| (frame.offset + bit / 8, bit % 8));
+        let header = (0..48 * 8).step_by(11).map(|bit| (frame.offset + bit / 8, bit % 8));
         let behind = (48..frame.bytes).step_by(131).map(|byte| (frame.offset + byte, byte % 8));
         for (byte, bit) in header.chain(behind) {
             apply(&format!("bit {bit} of byte {byte}"), &|bytes| bytes[byte] ^= 1 << bit);
