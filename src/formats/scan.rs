@@ -403,7 +403,8 @@ impl Scanner {
                     return Err("an opening that contradicts itself");
                 }
                 let ends = [self.end.content_offset, offset];
-                let continues = self.end.kind == FileKind::RecordLog && ends.contains(&opening.predecessor_end);
+                let continues =
+                    self.end.kind == FileKind::RecordLog && ends.contains(&opening.predecessor_end);
                 if !first && !continues {
                     return Err("an opening that does not continue what is before it");
                 }

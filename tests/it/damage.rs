@@ -161,7 +161,14 @@ pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
         let last_entry_id = frame.next_entry_id() - 1;
         let payload_bytes = frame.payload_bytes as usize;
         let durable_entry_id = frame.durable_entry_id;
-        frames.push(Frame { offset, bytes, kind: frame.kind, last_entry_id, durable_entry_id, payload_bytes });
+        frames.push(Frame {
+            offset,
+            bytes,
+            kind: frame.kind,
+            last_entry_id,
+            durable_entry_id,
+            payload_bytes,
+        });
         offset += bytes;
     }
     frames
@@ -258,9 +265,12 @@ fn resume_and_maintenance_agree(disk: &SimDisk, what: &str, strict: &Outcome, be
     let modes = [(WalReplayMode::Strict, strict, false), (WalReplayMode::BestEffortTail, best_effort, true)];
     for (mode, read, accept_torn) in modes {
         let ends = maintenance.segment_ranges(mode).map(|ranges| ranges.last().map(|last| last.end_entry_id));
-        let resumed = resumed(accept_torn).map(|wal| (wal.last_entry_id(), wal.recovered().is_some_and(|end| end.closed)));
+        let resumed = resumed(accept_torn)
+            .map(|wal| (wal.last_entry_id(), wal.recovered().is_some_and(|end| end.closed)));
         match (read, ends, resumed) {
-            (Outcome::Entries(last), Ok(Some(end)), Ok((found, _))) => assert_eq!((end, found), (*last, *last), "{what}"),
+            (Outcome::Entries(last), Ok(Some(end)), Ok((found, _))) => {
+                assert_eq!((end, found), (*last, *last), "{what}")
+            }
             // Nothing was ever started.
             (Outcome::Entries(0), Ok(None), Err(PersistenceError::NotFound { .. })) => {}
             (Outcome::Torn(evidence), Err(error), resumed) => {
@@ -276,7 +286,9 @@ fn resume_and_maintenance_agree(disk: &SimDisk, what: &str, strict: &Outcome, be
                 assert_eq!(classify(resumed), *read, "{what}");
             }
             (Outcome::Corrupt(..), Ok(_), Ok((_, true))) => {}
-            (read, ends, resumed) => panic!("{what}, {mode:?}: reading says {read:?}, maintenance {ends:?}, resuming {resumed:?}"),
+            (read, ends, resumed) => {
+                panic!("{what}, {mode:?}: reading says {read:?}, maintenance {ends:?}, resuming {resumed:?}")
+            }
         }
     }
 }

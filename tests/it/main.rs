@@ -16,6 +16,7 @@ mod full_disk;
 mod hostile;
 mod kill;
 mod live;
+mod losses;
 mod matrix;
 mod migrating;
 mod poison;

@@ -44,7 +44,8 @@ fn told(outcomes: &(Outcome, Outcome)) -> String {
 /// What the table says of the newest segment, once its bytes are `after`.
 fn expected(log: &Log, before: &[u8], after: &[u8]) -> String {
     let frames = &log.frames;
-    let header_is_whole = |offset: usize| after.get(offset..offset + 48) == Some(&before[offset..offset + 48]);
+    let header_is_whole =
+        |offset: usize| after.get(offset..offset + 48) == Some(&before[offset..offset + 48]);
     let is_whole = |offset: usize, bytes: usize| {
         after.get(offset..offset + bytes) == Some(&before[offset..offset + bytes])
     };
