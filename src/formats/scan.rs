@@ -12,7 +12,7 @@ use super::frame::{
 };
 use super::header::{FileKind, Header};
 use super::is_zero;
-use super::layout::FRAME_HEADER_BYTES;
+use super::layout::{FRAME_HEADER_BYTES, OPENING_BYTES};
 use crate::error::{Check, Proof, TornEvidence};
 use crate::planted;
 use std::collections::VecDeque;
@@ -522,7 +522,10 @@ impl Scanner {
             return Reopened::No;
         }
         let bytes = header.frame_bytes(self.alignment);
-        if offset + bytes > self.end.limit {
+        // No length is believed before what it spans is worth a look: openings have one size, or every place of
+        // a forged tail would have all that follows it checksummed.
+        let is_small = header.payload_bytes as usize == OPENING_BYTES || planted::on("evidence_reads_claims");
+        if !is_small || offset + bytes > self.end.limit {
             return Reopened::No;
         }
         let frame = match view.get(offset, bytes) {
