@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+mod idle;
 mod tickets;
 
 pub(super) use tickets::Line;
@@ -41,12 +42,13 @@ pub(super) use tickets::Line;
 pub(super) struct Committer<D: Directory + ?Sized> {
     queue: Mutex<Queue>,
     /// What `Queue::durable_entry_id` is, for those who only look. Written under the lock of `queue`; the
-    /// number itself is all that it publishes.
+    /// number itself is all that it publishes; in one order with [`idle::Idle`]'s sleep.
     durable: AtomicU64,
     appender: Mutex<Option<Appender<D>>>,
     /// Room for those who are being told, so that telling allocates nothing.
     told: Mutex<Vec<Waiter>>,
     owner: Mutex<Option<JoinHandle<()>>>,
+    idle: idle::Idle,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     is_durable: bool,
@@ -64,6 +66,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             durable: AtomicU64::new(progress.1),
             told: Mutex::new(Vec::new()),
             owner: Mutex::new(None),
+            idle: idle::Idle::default(),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             is_durable: appender.check_durable("open").is_ok(),
@@ -79,7 +82,7 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Everything up to here is durable.
     pub fn durable_entry_id(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
+        self.durable.load(Ordering::SeqCst)
     }
 
     /// Id of the last appended entry.
@@ -301,7 +304,10 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Publishes the watermarks, and tells everybody who has something to learn from them.
     fn tell<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
-        let told_durable = self.durable.swap(queue.durable_entry_id, Ordering::Release);
+        let told_durable = self.durable.swap(queue.durable_entry_id, Ordering::SeqCst);
+        if told_durable < queue.durable_entry_id {
+            self.idle.wake();
+        }
         let told_flushed = queue.tell_flushed();
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
@@ -400,6 +406,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     fn stop_owner(&self) {
+        self.idle.stop();
         if let Some(owner) = &mut self.queue().owner {
             owner.stop = true;
             owner.thread.unpark();

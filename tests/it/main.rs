@@ -6,6 +6,7 @@
     reason = "tests, not the library"
 )]
 
+mod attesting;
 mod bounded;
 mod conformance;
 mod damage;
