@@ -99,6 +99,7 @@ evidence_reads_claims | lib | formats::scan::tests::claims_of_everything_that_is
 seek_looks_at_all | it | bounded::seeking_costs_a_binary_search_and_the_segments_from_there_on
 open_reads_all | it | bounded::opening_reads_only_what_nothing_attests
 idle_never_attests | it | attesting::an_idle_log_attests_its_last_entries_and_busy_ones_go_on
+believe_page_cache | it | failed_sync::what_opening_returned_after_a_sync_that_failed_is_on_the_disk
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
 TABLE
 }

@@ -672,7 +672,11 @@ pub fn judge(
         BadFrame::Contents(_) | BadFrame::Order { .. } => {
             Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::Contradiction)
         }
-        bad if zeroed && is_fully_written(end.kind, bad) && !planted::on("later_frames_excuse_damage") => {
+        bad if end.later_frames > 0
+            && zeroed
+            && is_fully_written(end.kind, bad)
+            && !planted::on("later_frames_excuse_damage") =>
+        {
             Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::FullyWritten)
         }
         _ if end.later_frames > 0 => Verdict::Torn(TornEvidence::LaterCommits { frames: end.later_frames }),

@@ -417,8 +417,11 @@ impl<D: Directory + ?Sized> Appender<D> {
 
     fn rename_spare(&self, spare: &str, path: &str) -> PersistenceResult<Box<dyn CommitFile>> {
         let options = FileOptions::existing().aligned(self.options.frame_alignment).locked();
+        // It may have seen a write-back fail: what the page cache holds of it is not believed (`write_again`).
+        let zeroed = open_commit_file(self.directory.as_ref(), spare, &options.clone().uncached())?;
+        zero_whole(zeroed.as_ref(), self.is_durable)?;
+        drop(zeroed);
         let file = open_commit_file(self.directory.as_ref(), spare, &options)?;
-        zero_whole(file.as_ref(), self.is_durable)?;
         match self.directory.as_durable() {
             Some(durable) => durable.atomic_rename_durable(spare, path)?,
             None => self.directory.atomic_rename(spare, path)?,

@@ -11,6 +11,7 @@ mod bounded;
 mod conformance;
 mod damage;
 mod decoder;
+mod failed_sync;
 mod faults;
 mod fixtures;
 mod format_doc;
