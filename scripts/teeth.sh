@@ -95,7 +95,7 @@ strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
 fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | it | hostile::thousands_of_injured_fixtures_are_answered
 later_frames_excuse_damage | it | matrix::every_damage_to_a_log_that_was_killed_gets_the_verdict_of_the_table
-evidence_reads_claims | lib | formats::scan::tests::claims_of_everything_that_is_left_ask_for_no_more_than_there_is
+evidence_reads_claims | lib | formats::scan::tests::claims_of_half_of_what_is_left_ask_for_no_more_than_there_is
 seek_looks_at_all | it | bounded::seeking_costs_a_binary_search_and_the_segments_from_there_on
 open_reads_all | it | bounded::opening_reads_only_what_nothing_attests
 idle_never_attests | it | attesting::an_idle_log_attests_its_last_entries_and_busy_ones_go_on

@@ -260,11 +260,10 @@ fn plausible_lengths_everywhere_cost_linear_time() {
     assert_eq!(scanner.into_end().later_frames, 2000);
 }
 
-/// Headers that check out at every place behind a bad frame, each an opening or data that claims all that is
-/// left, in segments and in record logs: the bytes that the scanner asks for are no more than a few times those
+/// Headers that check out at every place behind a bad frame, each claiming half of what is left, in segments and in record logs: the bytes that the scanner asks for are no more than a few times those
 /// that there are. (Whatever it checksums, it asks for.)
 #[test]
-fn claims_of_everything_that_is_left_ask_for_no_more_than_there_is() {
+fn claims_of_half_of_what_is_left_ask_for_no_more_than_there_is() {
     const UNITS: usize = 200;
     for kind in [FileKind::Segment, FileKind::RecordLog] {
         for claimed in [FrameKind::Data, FrameKind::Opening, FrameKind::Seal] {
@@ -273,7 +272,8 @@ fn claims_of_everything_that_is_left_ask_for_no_more_than_there_is() {
             image.bytes[bad.start] ^= 1;
             for unit in 0..UNITS {
                 let at = image.bytes.len() as u64;
-                let payload = vec![0; (UNITS - unit) * 512 - 48];
+                // Half of what is left: each reaches a little further than the one before.
+                let payload = vec![0; (UNITS - unit) / 2 * 512 + 200];
                 let count = u32::from(claimed == FrameKind::Data);
                 let forged = frame(claimed, &payload, count, 2 + unit as u64, 0, at, SALT, 512);
                 // Only the header is kept: what it spans does not match.
@@ -294,7 +294,7 @@ fn claims_of_everything_that_is_left_ask_for_no_more_than_there_is() {
                 }
             }
             let there = image.bytes.len();
-            assert!(asked <= 3 * there, "{kind:?} {claimed:?}: {asked} bytes asked for, {there} there");
+            assert!(asked <= 4 * there, "{kind:?} {claimed:?}: {asked} bytes asked for, {there} there");
         }
     }
 }

@@ -131,8 +131,10 @@ fn each_damage(log: &Log, before: &[u8], mut visit: impl FnMut(&str, Vec<u8>)) {
     };
     let frames = &log.frames;
     let end = frames.last().map_or(0, |last| last.offset + last.bytes);
-    // Bits: the first, middle and last frame of any kind; the padding, too, belongs to the frame.
-    for frame in [frames[0], frames[1], frames[frames.len() / 2], frames[frames.len() - 1]] {
+    // Bits: the first, middle and last frames of any kind; the padding, too, belongs to the frame.
+    let count = frames.len();
+    for at in [0, 1, count / 2, count - 3, count - 2, count - 1] {
+        let frame = frames[at];
         let header = (0..48 * 8).step_by(11).map(|bit| (frame.offset + bit / 8, bit % 8));
         let behind = (48..frame.bytes).step_by(131).map(|byte| (frame.offset + byte, byte % 8));
         for (byte, bit) in header.chain(behind) {
