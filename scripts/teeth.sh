@@ -99,6 +99,12 @@ reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_it
 slow_only_afterwards | it | telemetry::a_commit_that_stalls_is_reported_while_it_does_by_whoever_waits
 child_goes_on | it | fork::a_forked_child_cannot_use_its_parents_logs_and_leaves_them_alone
 keep_half_an_entry | it | misuse::an_encoder_that_panics_leaves_nothing_behind
+later_frames_excuse_damage | it | matrix::every_damage_to_a_log_that_was_killed_gets_the_verdict_of_the_table
+evidence_reads_claims | lib | formats::scan::tests::claims_of_half_of_what_is_left_ask_for_no_more_than_there_is
+seek_looks_at_all | it | bounded::seeking_costs_a_binary_search_and_the_segments_from_there_on
+open_reads_all | it | bounded::opening_reads_only_what_nothing_attests
+idle_never_attests | it | attesting::an_idle_log_attests_its_last_entries_and_busy_ones_go_on
+believe_page_cache | it | failed_sync::what_opening_returned_after_a_sync_that_failed_is_on_the_disk
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
 TABLE
 }

@@ -105,6 +105,8 @@ pub enum BadFrame {
 /// How a scan ended.
 #[derive(Clone, Debug)]
 pub struct ScanEnd {
+    /// What the file is.
+    pub kind: FileKind,
     /// Where the last good frame ends.
     pub offset: u64,
     /// Where the last good frame ends that is no seal. What follows a log must not rest on a seal: when its
@@ -148,7 +150,6 @@ impl ScanEnd {
 /// A scan of one file. See the module's documentation.
 #[derive(Debug)]
 pub struct Scanner {
-    kind: FileKind,
     alignment: u32,
     seed: FrameSeed,
     state: State,
@@ -181,12 +182,12 @@ impl Scanner {
         let known_end = known_end.filter(|_| !planted::on("ignore_known_end"));
         let limit = known_end.map_or(file_bytes, |end| end.offset.min(file_bytes));
         Self {
-            kind: header.kind,
             alignment: header.frame_alignment,
             seed: FrameSeed::new(header.salt),
             state: State::Frames,
             boundaries: VecDeque::new(),
             end: ScanEnd {
+                kind: header.kind,
                 offset,
                 content_offset: offset,
                 limit,
@@ -324,7 +325,7 @@ impl Scanner {
         };
         let found = self.seed.payload_crc(&frame[FRAME_HEADER_BYTES..]);
         self.end.attested.raise(header.durable_entry_id, offset);
-        let unchecked = planted::on("skip_checkpoint_crc") && self.kind == FileKind::Checkpoint;
+        let unchecked = planted::on("skip_checkpoint_crc") && self.end.kind == FileKind::Checkpoint;
         if found != header.payload_crc && !unchecked {
             let zeros_written = if planted::on("skip_zero_sectors") { 0 } else { header.zero_sectors };
             let old_sectors = u64::from(count_zero_sectors(frame).saturating_sub(zeros_written));
@@ -358,7 +359,7 @@ impl Scanner {
         view: View<'w>,
     ) -> Result<bool, Step<'w>> {
         let unit = u64::from(self.alignment);
-        if self.kind != FileKind::RecordLog || self.end.limit - next < unit || planted::on("ignore_cut") {
+        if self.end.kind != FileKind::RecordLog || self.end.limit - next < unit || planted::on("ignore_cut") {
             return Ok(false);
         }
         let bytes = &view.get(offset, next - offset + unit)?[(next - offset) as usize..];
@@ -385,7 +386,7 @@ impl Scanner {
         payload: &[u8],
     ) -> Result<(), &'static str> {
         let first = self.end.frames == 0;
-        if first && self.kind != FileKind::Checkpoint && header.kind != FrameKind::Opening {
+        if first && self.end.kind != FileKind::Checkpoint && header.kind != FrameKind::Opening {
             return Err("the file's first frame is no opening");
         }
         match header.kind {
@@ -402,7 +403,8 @@ impl Scanner {
                     return Err("an opening that contradicts itself");
                 }
                 let ends = [self.end.content_offset, offset];
-                let continues = self.kind == FileKind::RecordLog && ends.contains(&opening.predecessor_end);
+                let continues =
+                    self.end.kind == FileKind::RecordLog && ends.contains(&opening.predecessor_end);
                 if !first && !continues {
                     return Err("an opening that does not continue what is before it");
                 }
@@ -443,7 +445,7 @@ impl Scanner {
         self.end.frames += 1;
         self.end.entries += u64::from(header.entry_count);
         let sealed = self.end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
-        if sealed && self.kind != FileKind::RecordLog {
+        if sealed && self.end.kind != FileKind::RecordLog {
             self.finish(BadFrame::None);
         }
     }
@@ -455,7 +457,7 @@ impl Scanner {
         // A record log goes on behind a torn frame's last *byte*, which may be inside of what the frame
         // claims.
         let inside = self.end.offset + u64::from(self.alignment);
-        let from = if self.kind == FileKind::RecordLog { from.min(inside) } else { from };
+        let from = if self.end.kind == FileKind::RecordLog { from.min(inside) } else { from };
         self.state = State::Evidence(from);
         None
     }
@@ -498,7 +500,7 @@ impl Scanner {
                         self.end.later_frames += 1;
                         self.end.attested.raise(header.durable_entry_id, from);
                         let claimed = header.frame_bytes(self.alignment);
-                        from += if self.kind == FileKind::RecordLog { unit } else { claimed };
+                        from += if self.end.kind == FileKind::RecordLog { unit } else { claimed };
                     }
                 },
                 FrameHeaderState::Impossible(_) => {
@@ -516,12 +518,14 @@ impl Scanner {
     /// Whether this is the opening with which a record log went on behind a torn tail: then the tail was
     /// cut, and the scan continues here.
     fn reopened<'w>(&mut self, offset: u64, header: &FrameHeader, view: View<'w>) -> Reopened<'w> {
-        if self.kind != FileKind::RecordLog || header.kind != FrameKind::Opening {
+        if self.end.kind != FileKind::RecordLog || header.kind != FrameKind::Opening {
             return Reopened::No;
         }
         let bytes = header.frame_bytes(self.alignment);
-        // One of another size is none, and must not be read to its end to find that out.
-        if header.payload_bytes as usize != OPENING_BYTES || offset + bytes > self.end.limit {
+        // No length is believed before what it spans is worth a look: openings have one size, or every place of
+        // a forged tail would have all that follows it checksummed.
+        let is_small = header.payload_bytes as usize == OPENING_BYTES || planted::on("evidence_reads_claims");
+        if !is_small || offset + bytes > self.end.limit {
             return Reopened::No;
         }
         let frame = match view.get(offset, bytes) {
@@ -668,6 +672,13 @@ pub fn judge(
         BadFrame::Contents(_) | BadFrame::Order { .. } => {
             Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::Contradiction)
         }
+        bad if end.later_frames > 0
+            && zeroed
+            && is_fully_written(end.kind, bad)
+            && !planted::on("later_frames_excuse_damage") =>
+        {
+            Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::FullyWritten)
+        }
         _ if end.later_frames > 0 => Verdict::Torn(TornEvidence::LaterCommits { frames: end.later_frames }),
         // With a known end that was not reached, commits of the successor had been in flight as well.
         BadFrame::None if end.known_end.is_some() => Verdict::Torn(TornEvidence::LaterCommits { frames: 0 }),
@@ -683,6 +694,13 @@ pub fn judge(
             Verdict::Corrupt(failed_check(end, last_entry_id, 0), Proof::FullyWritten)
         }
     }
+}
+
+/// Whether a tear cannot explain a bad frame, whatever follows: no sector of it is as it was before. A record
+/// log may go on within the sector in which it was cut short.
+fn is_fully_written(kind: FileKind, bad: BadFrame) -> bool {
+    let is_written = matches!(bad, BadFrame::Header | BadFrame::Payload { old_sectors: 0, .. });
+    is_written && kind != FileKind::RecordLog
 }
 
 fn failed_check(end: &ScanEnd, last_entry_id: u64, required_entry_id: u64) -> Check {

@@ -288,3 +288,42 @@ fn openings_that_claim_the_rest_of_a_record_log_are_not_read_to_their_end() {
     assert!(scanner.into_end().later_frames > 900);
     assert!(most <= 1024, "{most} bytes were asked for at once, to check what cannot be an opening");
 }
+
+/// Headers that check out at every place behind a bad frame, each claiming half of what is left, in segments and in record logs: the bytes that the scanner asks for are no more than a few times those
+/// that there are. (Whatever it checksums, it asks for.)
+#[test]
+fn claims_of_half_of_what_is_left_ask_for_no_more_than_there_is() {
+    const UNITS: usize = 200;
+    for kind in [FileKind::Segment, FileKind::RecordLog] {
+        for claimed in [FrameKind::Data, FrameKind::Opening, FrameKind::Seal] {
+            let mut image = Image::new();
+            let bad = image.data(&[b"x"], 0);
+            image.bytes[bad.start] ^= 1;
+            for unit in 0..UNITS {
+                let at = image.bytes.len() as u64;
+                // Half of what is left: each reaches a little further than the one before.
+                let payload = vec![0; (UNITS - unit) / 2 * 512 + 200];
+                let count = u32::from(claimed == FrameKind::Data);
+                let forged = frame(claimed, &payload, count, 2 + unit as u64, 0, at, SALT, 512);
+                // Only the header is kept: what it spans does not match.
+                image.bytes.extend_from_slice(&forged[..48]);
+                image.bytes.extend_from_slice(&[0xa5; 512 - 48]);
+            }
+            let header = Header::new(kind, 512, 1, SALT);
+            let mut scanner = Scanner::new(&header, image.bytes.len() as u64, None);
+            let (mut from, mut to, mut asked) = (0usize, 0usize, 0);
+            loop {
+                match scanner.step(from as u64, &image.bytes[from..to]) {
+                    Step::Need { offset, bytes } => {
+                        asked += bytes;
+                        (from, to) = (offset as usize, offset as usize + bytes);
+                    }
+                    Step::Frame { .. } => {}
+                    Step::End => break,
+                }
+            }
+            let there = image.bytes.len();
+            assert!(asked <= 4 * there, "{kind:?} {claimed:?}: {asked} bytes asked for, {there} there");
+        }
+    }
+}

@@ -50,7 +50,9 @@ pub struct FrameReader {
     scanner: Scanner,
     known_end: Option<KnownEnd>,
     file_bytes: u64,
+    /// Of which the first `shown` bytes are the file's. It only grows, so that a read zeroes nothing.
     window: Vec<u8>,
+    shown: usize,
     window_offset: u64,
     /// How much is read at once.
     chunk_bytes: usize,
@@ -131,6 +133,7 @@ impl FrameReader {
             known_end,
             file_bytes,
             window: Vec::new(),
+            shown: 0,
             window_offset: 0,
             chunk_bytes: READ_CHUNK_BYTES,
             last_look: None,
@@ -145,7 +148,7 @@ impl FrameReader {
             if self.finished {
                 return Ok(None);
             }
-            match self.scanner.step(self.window_offset, &self.window) {
+            match self.scanner.step(self.window_offset, &self.window[..self.shown]) {
                 Step::Need { offset, bytes } => match self.show(offset, bytes) {
                     Err(_) if planted::on("read_error_is_end") => self.finished = true,
                     shown => shown?,
@@ -193,25 +196,31 @@ impl FrameReader {
     /// Goes back to where the last good frame ends, in a file that has another size now.
     fn look_anew(&mut self, file_bytes: u64) {
         self.file_bytes = file_bytes;
-        self.window.clear();
+        self.shown = 0;
         self.scanner.retry(file_bytes, self.known_end);
     }
 
     /// Moves the window so that it covers `bytes` from `offset`, keeping what is still needed of it.
     fn show(&mut self, offset: u64, bytes: usize) -> PersistenceResult<()> {
-        let end = self.window_offset + self.window.len() as u64;
+        let end = self.window_offset + self.shown as u64;
         let keep = if offset >= self.window_offset && offset < end {
             (offset - self.window_offset) as usize
         } else {
-            self.window.len()
+            self.shown
         };
-        self.window.copy_within(keep.., 0);
-        let kept = self.window.len() - keep;
+        self.window.copy_within(keep..self.shown, 0);
+        let kept = self.shown - keep;
         self.window_offset = offset;
+        self.shown = kept;
         let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
-        let target = bytes.max(self.chunk_bytes).min(rest);
-        self.window.resize(target.max(kept), 0);
-        let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..])?;
+        let target = bytes.max(self.chunk_bytes).min(rest).max(kept);
+        if self.window.is_empty() {
+            // Fresh from the system it is zeros already.
+            self.window = vec![0; target];
+        } else if self.window.len() < target {
+            self.window.resize(target, 0);
+        }
+        let read = self.file.read_at(offset + kept as u64, &mut self.window[kept..target])?;
         if kept + read < bytes {
             // A writer that closes cuts what it had preallocated and not used.
             let file_bytes = self.file.size()?;
@@ -227,7 +236,7 @@ impl FrameReader {
                 source,
             ));
         }
-        self.window.truncate(kept + read);
+        self.shown = kept + read;
         Ok(())
     }
 }

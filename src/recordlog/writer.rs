@@ -254,8 +254,11 @@ impl Sink {
                 "the record log ends in a torn tail, which is cut");
         }
         let is_durable = directory.as_durable().is_some();
-        if let Some(from) = found.end.unproven_offset.filter(|_| is_durable) {
-            let region = Region { path: path.to_owned(), from, to: found.end.offset };
+        // What was torn too, as it is: the blocks behind it are written next, and must be what they seem.
+        let from = found.end.unproven_offset.unwrap_or(found.end.offset);
+        let to = found.end.offset.max(found.file_bytes - found.file_bytes % u64::from(FRAME_ALIGNMENT_MIN));
+        if is_durable && from < to {
+            let region = Region { path: path.to_owned(), from, to };
             write_again(directory, &region, FRAME_ALIGNMENT_MIN)?;
         }
         // Whoever made the file may have died before its name was durable.

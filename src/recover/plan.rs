@@ -180,7 +180,7 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
     options: &RecoveryOptions,
     read: impl Fn(&str) -> PersistenceResult<C>,
 ) -> PersistenceResult<Plan<C>> {
-    let log = log_facts(directory)?;
+    let (log, hole) = log_facts(directory)?;
     let mut plan = Plan { chosen: None, findings: Vec::new(), least_end: None, log_expected: false };
     let Some(newest) = checkpoint_path else { return Ok(plan) };
     let mut first_damage = None;
@@ -218,8 +218,19 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
         }
     }
     let findings: Vec<_> = plan.findings.iter().map(|(_, finding)| finding.clone()).collect();
-    decide_without(newest, &findings, first_damage, log, options)?;
+    let refused = decide_without(newest, &findings, first_damage, log, options);
+    refused.map_err(|error| beginning_or_hole(error, hole))?;
     Ok(plan)
+}
+
+/// A log whose beginning is out of reach because something in its middle is missing was not truncated.
+fn beginning_or_hole(error: PersistenceError, hole: Option<Corruption>) -> PersistenceError {
+    match (error, hole) {
+        (PersistenceError::PrefixUnavailable { wanted_entry_id, .. }, Some(hole)) => {
+            Corruption { entry_id: wanted_entry_id, ..hole }.into()
+        }
+        (error, _) => error,
+    }
 }
 
 /// The error, where it means damage.
@@ -249,13 +260,17 @@ impl<C> Plan<C> {
     }
 }
 
-fn log_facts<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<LogFacts> {
+/// What is known of the log, and why nothing before its first segment can be read, where something should be
+/// there.
+fn log_facts<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<(LogFacts, Option<Corruption>)> {
     match read_chain(directory, None) {
-        Ok(chain) => Ok(LogFacts {
-            first_entry_id: chain.segments.first().map(|first| first.first_entry_id),
-            identity: chain.identity,
-        }),
-        Err(PersistenceError::NotFound { .. }) => Ok(LogFacts { first_entry_id: None, identity: None }),
+        Ok(chain) => {
+            let first_entry_id = chain.segments.first().map(|first| first.first_entry_id);
+            Ok((LogFacts { first_entry_id, identity: chain.identity }, chain.break_before))
+        }
+        Err(PersistenceError::NotFound { .. }) => {
+            Ok((LogFacts { first_entry_id: None, identity: None }, None))
+        }
         Err(error) => Err(error),
     }
 }

@@ -107,12 +107,15 @@ pub struct FileOptions {
     /// Offsets and lengths of all commits will be multiples of this, in bytes. Lets a backend choose
     /// direct I/O; 1 promises nothing.
     pub alignment: u32,
+    /// Commits go past the page cache where that can be had, because it is not to be believed: after a failed
+    /// write-back it may hold pages, and a file system may hold notes about them, that the disk contradicts.
+    pub uncached: bool,
 }
 
 impl FileOptions {
     /// A new file.
     pub fn create_new() -> Self {
-        Self { create_new: true, zero_filled_bytes: 0, lock: false, alignment: 1 }
+        Self { create_new: true, zero_filled_bytes: 0, lock: false, alignment: 1, uncached: false }
     }
 
     /// A file that exists.
@@ -129,6 +132,12 @@ impl FileOptions {
     /// Locked.
     pub fn locked(mut self) -> Self {
         self.lock = true;
+        self
+    }
+
+    /// Past the page cache, where that can be had.
+    pub fn uncached(mut self) -> Self {
+        self.uncached = true;
         self
     }
 

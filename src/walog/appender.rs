@@ -10,7 +10,7 @@
 
 use super::making::Prepared;
 use super::open::{
-    await_predecessor, check_expectation, find_end, opening_after, prepare_folder, remove_unstarted,
+    await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder, remove_unstarted,
 };
 use super::options::{WalObserver, WalOptions, observed};
 use super::pool::{Obtained, Pool, Retired};
@@ -109,11 +109,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         await_predecessor(directory.as_ref(), options.lock_wait)?;
         sweep_temporaries(directory.as_ref(), names::WAL_DIRECTORY, None)?;
         let chain = walk::read_chain(directory.as_ref(), options.identity)?;
-        check_expectation(&chain, how)?;
+        check_is_new(&chain, how)?;
         let end = find_end(directory.as_ref(), &chain, &options, known)?;
-        if let (Some(torn), OpenMode::Existing { accept_torn: false }) = (&end.torn, how) {
-            return Err(torn.clone().into());
-        }
+        check_exists(&chain, &end, how)?;
         if let Some(torn) = &end.torn {
             tracing::warn!(path = %torn.path, offset = torn.offset, last_entry_id = torn.last_entry_id,
                 evidence = %torn.evidence, "the log ends in a torn tail, which is cut");

@@ -131,6 +131,32 @@ pub fn read<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Listing> 
     Ok(Listing { segments, spares })
 }
 
+/// Reads the first bytes of the segment that holds `from_entry_id` (or would) and of all behind it, found by a
+/// binary search. `None` where not every segment that was looked at was started: then all have to be read.
+///
+/// What lies before is not looked at, and not vouched for. Ids of entries may fall once where a recovery left a
+/// segment behind, so the answer may be a segment that is not part of the log, or one too late: whoever follows
+/// the chain finds that out.
+pub fn read_from<D: Directory + ?Sized>(
+    directory: &D,
+    from_entry_id: u64,
+) -> PersistenceResult<Option<Listing>> {
+    let (ids, spares) = list_names(directory)?;
+    let (mut lower, mut upper) = (0, ids.len());
+    while lower + 1 < upper {
+        let middle = lower + (upper - lower) / 2;
+        match look(directory, ids[middle])? {
+            Found::Started(started) if started.first_entry_id <= from_entry_id => lower = middle,
+            Found::Started(_) => upper = middle,
+            // What was prepared and never started lies at the end.
+            Found::Unopened { untouched: true, .. } | Found::Blank { .. } => upper = middle,
+            Found::Unopened { .. } | Found::Damaged { .. } => return Ok(None),
+        }
+    }
+    let behind = ids[lower..].iter().map(|id| look(directory, *id));
+    Ok(Some(Listing { segments: behind.collect::<PersistenceResult<_>>()?, spares }))
+}
+
 /// Looks at one segment. `NotFound` when it is not there.
 pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
     let path = names::segment_path(id);

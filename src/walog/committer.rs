@@ -35,6 +35,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::sync::{Arc, PoisonError};
 
 mod closing;
+mod idle;
 mod reading;
 mod tickets;
 mod watchdog;
@@ -47,7 +48,7 @@ pub(super) use tickets::Line;
 pub(super) struct Committer<D: Directory + ?Sized> {
     queue: Mutex<Queue>,
     /// What `Queue::durable_entry_id` is, for those who only look. Written under the lock of `queue`; the
-    /// number itself is all that it publishes.
+    /// number itself is all that it publishes; in one order with [`idle::Idle`]'s sleep.
     durable: AtomicU64,
     appender: Mutex<Option<Appender<D>>>,
     /// Room for those who are being told, so that telling allocates nothing.
@@ -55,6 +56,7 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     owner: Mutex<Option<JoinHandle<()>>>,
     /// Taken with no other lock held.
     closing: Mutex<closing::Closing>,
+    idle: idle::Idle,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
     telemetry: Option<Arc<Telemetry>>,
@@ -78,6 +80,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             told: Mutex::new(Vec::new()),
             owner: Mutex::new(None),
             closing: Mutex::default(),
+            idle: idle::Idle::default(),
             observer: appender.observer().cloned(),
             environment: Arc::clone(&appender.options().environment),
             telemetry: appender.options().telemetry.clone(),
@@ -97,7 +100,7 @@ impl<D: Directory + ?Sized> Committer<D> {
 
     /// Everything up to here is durable.
     pub fn durable_entry_id(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
+        self.durable.load(Ordering::SeqCst)
     }
 
     /// Id of the last appended entry.
@@ -365,7 +368,11 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn tell<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
         let late = planted::on("tell_before_watermark");
         let published = if late { self.durable_entry_id() } else { queue.durable_entry_id };
-        let told_durable = self.durable.swap(published, Ordering::Release);
+        // Sequentially consistent: pairs with the idle thread's look before it falls asleep.
+        let told_durable = self.durable.swap(published, Ordering::SeqCst);
+        if told_durable < published {
+            self.idle.wake();
+        }
         let told_flushed = queue.tell_flushed();
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
@@ -494,6 +501,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     fn stop_owner(&self) {
+        self.idle.stop();
         if let Some(owner) = &mut self.queue().owner {
             owner.stop = true;
             owner.thread.unpark();

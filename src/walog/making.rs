@@ -169,7 +169,8 @@ impl Making {
 
     fn open_spare<D: Directory + ?Sized>(&mut self, directory: &D) -> PersistenceResult<Stage> {
         let Some(spare) = &self.spare else { return Ok(Stage::Open) };
-        let options = FileOptions::existing().aligned(self.recipe.frame_alignment).locked();
+        // It may have seen a write-back fail: what the page cache holds of it is not believed (`write_again`).
+        let options = FileOptions::existing().aligned(self.recipe.frame_alignment).locked().uncached();
         let file = self.file.insert(open_commit_file(directory, spare, &options)?);
         let size = if planted::on("skip_zeroing_spares") { 0 } else { file.size()? };
         let to = if self.recipe.in_steps { size.max(self.recipe.fill_bytes) } else { size };
@@ -208,6 +209,10 @@ impl Making {
             let buffer = CommitBuffer::new();
             file.commit(Commit { id: 0, offset: 0, buffer, range: 0..0, effect: Effect::Durable }).0?;
         }
+        // From here on it is written as any segment is. Nobody else writes here: the log's lock is held.
+        self.file = None;
+        let options = FileOptions::existing().aligned(self.recipe.frame_alignment).locked();
+        self.file = Some(open_commit_file(directory, spare, &options)?);
         match directory.as_durable() {
             Some(durable) => durable.atomic_rename_durable(spare, &self.path)?,
             None => directory.atomic_rename(spare, &self.path)?,

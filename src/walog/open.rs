@@ -78,18 +78,25 @@ fn named_successor<D: Directory + ?Sized>(
     }
 }
 
-pub(super) fn check_expectation(chain: &Chain, how: OpenMode) -> PersistenceResult<()> {
-    let exists = !chain.segments.is_empty();
-    match how {
-        OpenMode::New if exists || chain.highest_id > 0 => Err(PersistenceError::invalid_state(
-            "beginning a new log",
-            "segments exist already; open the log or resume it",
-        )),
-        OpenMode::Existing { .. } if !exists => {
-            Err(PersistenceError::NotFound { path: names::segment_path(chain.highest_id.max(1)) })
-        }
-        _ => Ok(()),
+pub(super) fn check_is_new(chain: &Chain, how: OpenMode) -> PersistenceResult<()> {
+    if how == OpenMode::New && chain.highest_id > 0 {
+        let reason = "segments exist already; open the log or resume it";
+        return Err(PersistenceError::invalid_state("beginning a new log", reason));
     }
+    Ok(())
+}
+
+/// Whether there is a log where one was expected. Asked when its end is known: what damage has taken away is
+/// not absent.
+pub(super) fn check_exists(chain: &Chain, end: &LogEnd, how: OpenMode) -> PersistenceResult<()> {
+    let OpenMode::Existing { accept_torn } = how else { return Ok(()) };
+    if let Some(torn) = end.torn.as_ref().filter(|_| !accept_torn) {
+        return Err(torn.clone().into());
+    }
+    if chain.segments.is_empty() {
+        return Err(PersistenceError::NotFound { path: names::segment_path(chain.highest_id.max(1)) });
+    }
+    Ok(())
 }
 
 pub(super) fn find_end<D: Directory + ?Sized>(

@@ -1,6 +1,6 @@
 //! Replay.
 
-use super::catalogue::Chain;
+use super::catalogue::{self, Chain};
 use super::walk::{self, LogEnd, Requirements};
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
@@ -89,7 +89,7 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
         let mut entries = 0;
         let mut failed_visit = false;
         for attempt in 0.. {
-            let chain = walk::read_chain(self.directory.as_ref(), self.identity)?;
+            let chain = walk::read_chain_from(self.directory.as_ref(), self.identity, next)?;
             let result =
                 walk::walk(self.directory.as_ref(), &chain, next, requirements, &mut |entry_id, payload| {
                     visit(entry_id, payload).inspect_err(|_| failed_visit = true)?;
@@ -99,8 +99,8 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
                 });
             match result {
                 // A recycled file reads as zeros: only where nothing was taken away is a tear a tear.
-                Ok(end) if end.torn.is_some() && attempt < READER_RETRIES_MAX && self.began_later(&chain) => {
-                }
+                Ok(end)
+                    if end.torn.is_some() && attempt < READER_RETRIES_MAX && self.is_truncated(&chain) => {}
                 Ok(end) => return finish(entries, end, mode),
                 Err(error) if failed_visit || attempt >= READER_RETRIES_MAX => return Err(error),
                 Err(error) if !self.truncated_since(&chain, &error) => return Err(error),
@@ -116,14 +116,20 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
         if !error.is_not_found() && !error.is_corruption() {
             return false;
         }
-        self.began_later(before)
+        self.is_truncated(before)
     }
 
-    /// Whether the log begins with another segment than it did.
-    fn began_later(&self, before: &Chain) -> bool {
-        let Ok(now) = walk::read_chain(self.directory.as_ref(), self.identity) else { return false };
-        let first = |chain: &Chain| chain.segments.first().map(|segment| segment.header.salt);
-        first(&now) != first(before)
+    /// Whether the segment with which `before` begins is no part of the log any more.
+    fn is_truncated(&self, before: &Chain) -> bool {
+        let Some(first) = before.segments.first() else { return self.has_begun() };
+        match catalogue::look(self.directory.as_ref(), first.id) {
+            Ok(found) => found.header().is_none_or(|(header, _)| header.salt != first.header.salt),
+            Err(error) => error.is_not_found(),
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        walk::read_chain(self.directory.as_ref(), self.identity).is_ok_and(|chain| !chain.segments.is_empty())
     }
 
     /// Ids of the first entry that is there and of the last one; `None` for a log without entries.

@@ -135,6 +135,29 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
         self.inner.committer.wait(self.last_entry_id(), Effect::Durable)
     }
 
+    /// Writes down that everything appended is durable; see [`WalWriter::attest`].
+    pub fn attest(&self) -> PersistenceResult<()>
+    where
+        D: StableStorage,
+    {
+        self.inner.directory.stable()?;
+        self.inner.committer.attest()
+    }
+
+    /// From now on [`attest`](Self::attest)s the last entries by itself when nothing has become durable for
+    /// `idle`. Nobody is kept from committing.
+    ///
+    /// Effect: starts a thread, which ends with the log. It sleeps without a timer as long as everything is
+    /// attested.
+    /// On error: no thread was started. A seal that cannot be written poisons the log, as a commit does.
+    pub fn attest_when_idle(&self, idle: Duration) -> PersistenceResult<()>
+    where
+        D: StableStorage + 'static,
+    {
+        self.inner.directory.stable()?;
+        self.inner.committer.attest_when_idle(idle)
+    }
+
     /// Makes everything appended durable, seals the log and closes it for every handle.
     pub fn close(self) -> PersistenceResult<()> {
         self.inner.committer.close()

@@ -104,7 +104,9 @@ pub fn find_end<D: Directory + ?Sized>(
     }
     let mut start = chain.segments.len().saturating_sub(1);
     while start > 0
-        && chain.segments[start].durable_entry_id < chain.segments[start].opening.predecessor_last_entry_id
+        && (planted::on("open_reads_all")
+            || chain.segments[start].durable_entry_id
+                < chain.segments[start].opening.predecessor_last_entry_id)
     {
         start -= 1;
     }
@@ -363,12 +365,41 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
     }
 }
 
-/// Lists and resolves, beginning anew while truncation removes files in between.
+/// Lists and resolves the whole log, beginning anew while truncation removes files in between.
 pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) -> PersistenceResult<Chain> {
+    retrying(|| catalogue::resolve(catalogue::read(directory)?, identity))
+}
+
+/// The same for the part of the log that reaches from the segment of `from_entry_id` to its end: looks at no
+/// more segments than that, and those of a binary search.
+pub fn read_chain_from<D: Directory + ?Sized>(
+    directory: &D,
+    identity: Option<u128>,
+    from_entry_id: u64,
+) -> PersistenceResult<Chain> {
+    if planted::on("seek_looks_at_all") {
+        return read_chain(directory, identity);
+    }
+    let found = retrying(|| match catalogue::read_from(directory, from_entry_id)? {
+        Some(listing) => catalogue::resolve(listing, identity).map(Some),
+        None => Ok(None),
+    });
+    match found {
+        Ok(Some(chain))
+            if chain.segments.first().is_some_and(|first| first.first_entry_id <= from_entry_id) =>
+        {
+            Ok(chain)
+        }
+        // The log begins later, has a hole, or what is wrong with it is to be told by all of it.
+        Ok(_) | Err(PersistenceError::Corruption(_)) => read_chain(directory, identity),
+        Err(error) => Err(error),
+    }
+}
+
+fn retrying<T>(read: impl Fn() -> PersistenceResult<T>) -> PersistenceResult<T> {
     let mut retries = 0;
     loop {
-        match catalogue::read(directory) {
-            Ok(listing) => return catalogue::resolve(listing, identity),
+        match read() {
             Err(PersistenceError::NotFound { path })
                 if path != crate::formats::names::WAL_DIRECTORY
                     && retries < crate::limits::READER_RETRIES_MAX =>
@@ -376,7 +407,7 @@ pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) 
                 // Still listed and still not there is no race with truncation.
                 retries += 1;
             }
-            Err(error) => return Err(error),
+            answer => return answer,
         }
     }
 }

@@ -14,42 +14,52 @@ use durability::{Directory, MemoryDirectory, PersistenceResult};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-type Wal = WalWriter<(), SimDisk>;
+pub(crate) type Wal = WalWriter<(), SimDisk>;
 
 /// How the log under test came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
+pub(crate) enum Shape {
     Fresh,
     Preallocated,
     Recycled,
+    /// Commits went out three at a time: the last three attest nothing of each other.
+    InFlight,
+    /// Sealed segments are before the one under test.
+    Rotated,
 }
 
-const SHAPES: [Shape; 3] = [Shape::Fresh, Shape::Preallocated, Shape::Recycled];
+pub(crate) const SHAPES: [Shape; 5] =
+    [Shape::Fresh, Shape::Preallocated, Shape::Recycled, Shape::InFlight, Shape::Rotated];
+/// Shapes in which every entry was acknowledged before the next was appended.
+const ONE_BY_ONE: [Shape; 4] = [Shape::Fresh, Shape::Preallocated, Shape::Recycled, Shape::Rotated];
 
 /// A log and what is in it.
-struct Log {
-    disk: SimDisk,
-    path: String,
-    frames: Vec<Frame>,
-    last: u64,
+pub(crate) struct Log {
+    pub disk: SimDisk,
+    pub path: String,
+    pub frames: Vec<Frame>,
+    pub last: u64,
+    /// What the file held before it was used again.
+    pub old: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Frame {
-    offset: usize,
-    bytes: usize,
-    kind: FrameKind,
-    last_entry_id: u64,
-    payload_bytes: usize,
+pub(crate) struct Frame {
+    pub offset: usize,
+    pub bytes: usize,
+    pub kind: FrameKind,
+    pub last_entry_id: u64,
+    pub durable_entry_id: u64,
+    pub payload_bytes: usize,
 }
 
-fn payload(entry_id: u64) -> Vec<u8> {
+pub(crate) fn payload(entry_id: u64) -> Vec<u8> {
     vec![entry_id as u8; 200 + (entry_id as usize * 311) % 1300]
 }
 
-fn options(shape: Shape) -> WalOptions {
+pub(crate) fn options(shape: Shape) -> WalOptions {
     WalOptions {
-        preallocate_bytes: if shape == Shape::Fresh { 0 } else { 32 << 10 },
+        preallocate_bytes: if matches!(shape, Shape::Fresh | Shape::Rotated) { 0 } else { 32 << 10 },
         recycle_capacity: if shape == Shape::Recycled { 2 } else { 0 },
         flush_policy: FlushPolicy::Manual,
         environment: Arc::new(SeededEnvironment::new(3)),
@@ -57,21 +67,32 @@ fn options(shape: Shape) -> WalOptions {
     }
 }
 
-fn open(disk: &SimDisk, shape: Shape) -> PersistenceResult<Wal> {
+pub(crate) fn open(disk: &SimDisk, shape: Shape) -> PersistenceResult<Wal> {
     Wal::open_with(Arc::new(disk.clone()), options(shape))
 }
 
-fn append(wal: &mut Wal, entries: u64) {
+pub(crate) fn append(wal: &mut Wal, entries: u64) {
     for _ in 0..entries {
         let bytes = payload(wal.next_entry_id());
         wal.append_bytes_durable(&bytes).expect("commits");
     }
 }
 
-/// A log whose last segment holds six single-entry commits; sealed by a close, or killed.
-fn build(shape: Shape, sealed: bool) -> Log {
+/// Frames as a committer leaves them that keeps so many commits in flight: none of them attests another.
+fn in_flight_together(wal: &mut Wal, commits: u64) {
+    for _ in 0..commits {
+        let bytes = payload(wal.next_entry_id());
+        wal.append_bytes(&bytes).expect("appends");
+        wal.flush().expect("flushes");
+    }
+}
+
+/// A log whose last segment holds six single-entry commits (seven of them in flight by threes); sealed by a
+/// close, or killed.
+pub(crate) fn build(shape: Shape, sealed: bool) -> Log {
     let disk = SimDisk::new(1);
     let mut wal = open(&disk, shape).expect("opens");
+    let mut old = Vec::new();
     if shape == Shape::Recycled {
         append(&mut wal, 8);
         wal.set_segment_size_limit_bytes(1);
@@ -79,10 +100,23 @@ fn build(shape: Shape, sealed: bool) -> Log {
         WalMaintenance::new(Arc::new(disk.clone())).truncate_to_recycle(9, 2).expect("truncates");
         wal.set_segment_size_limit_bytes(1 << 20);
         // The next segment comes out of the spares.
+        old = contents(&disk, &spare(&disk));
         drop(wal);
         wal = open(&disk, shape).expect("opens");
     }
-    append(&mut wal, 6);
+    if shape == Shape::Rotated {
+        wal.set_segment_size_limit_bytes(1);
+        append(&mut wal, 4);
+        wal.set_segment_size_limit_bytes(1 << 20);
+    }
+    if shape == Shape::InFlight {
+        append(&mut wal, 1);
+        in_flight_together(&mut wal, 3);
+        wal.flush_and_sync().expect("syncs");
+        in_flight_together(&mut wal, 3);
+    } else {
+        append(&mut wal, 6);
+    }
     let (id, last) = (wal.current_segment_id(), wal.last_entry_id());
     let disk = if sealed {
         wal.close().expect("closes");
@@ -94,20 +128,27 @@ fn build(shape: Shape, sealed: bool) -> Log {
     };
     let path = format!("wal/wal_{id}.log");
     let frames = frames(&contents(&disk, &path));
-    Log { disk, path, frames, last }
+    Log { disk, path, frames, last, old }
 }
 
-fn contents(disk: &SimDisk, path: &str) -> Vec<u8> {
+/// The spare that is used first.
+fn spare(disk: &SimDisk) -> String {
+    let names = disk.list_dir("wal").expect("lists");
+    let spare = names.into_iter().find(|name| name.starts_with("spare_")).expect("a spare");
+    format!("wal/{spare}")
+}
+
+pub(crate) fn contents(disk: &SimDisk, path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
     bytes
 }
 
-fn replace(disk: &SimDisk, path: &str, bytes: &[u8]) {
+pub(crate) fn replace(disk: &SimDisk, path: &str, bytes: &[u8]) {
     disk.create_file(path).expect("creates").write_all(bytes).expect("writes");
 }
 
-fn frames(bytes: &[u8]) -> Vec<Frame> {
+pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
     let HeaderState::Good(header) = decode(FileKind::Segment, &bytes[..512]) else { panic!("no header") };
     let mut offset = 512;
     let mut frames = Vec::new();
@@ -119,7 +160,15 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
         let bytes = frame.frame_bytes(512) as usize;
         let last_entry_id = frame.next_entry_id() - 1;
         let payload_bytes = frame.payload_bytes as usize;
-        frames.push(Frame { offset, bytes, kind: frame.kind, last_entry_id, payload_bytes });
+        let durable_entry_id = frame.durable_entry_id;
+        frames.push(Frame {
+            offset,
+            bytes,
+            kind: frame.kind,
+            last_entry_id,
+            durable_entry_id,
+            payload_bytes,
+        });
         offset += bytes;
     }
     frames
@@ -127,14 +176,18 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
 
 /// What a mode makes of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Entries(u64),
     Torn(TornEvidence),
     Corrupt(Check, Proof),
 }
 
 fn outcome(disk: &SimDisk, mode: WalReplayMode) -> Outcome {
-    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
+    outcome_in(&Arc::new(disk.clone()), mode)
+}
+
+pub(crate) fn outcome_in<D: Directory>(directory: &Arc<D>, mode: WalReplayMode) -> Outcome {
+    let reader = WalReader::<(), D>::new(Arc::clone(directory));
     let first = match reader.entry_range(mode) {
         Ok(range) => range.map_or(1, |(first, _)| first),
         Err(error) => return classify(error),
@@ -148,7 +201,7 @@ fn outcome(disk: &SimDisk, mode: WalReplayMode) -> Outcome {
     replayed.map_or_else(classify, |_| Outcome::Entries(last))
 }
 
-fn classify(error: PersistenceError) -> Outcome {
+pub(crate) fn classify(error: PersistenceError) -> Outcome {
     match error {
         PersistenceError::TornTail(torn) => Outcome::Torn(torn.evidence),
         PersistenceError::Corruption(found) => Outcome::Corrupt(found.check, found.proof),
@@ -157,7 +210,7 @@ fn classify(error: PersistenceError) -> Outcome {
 }
 
 /// Runs one damage: both modes, and opening agrees with them; what opens goes on and reads back.
-fn verdict(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Outcome, Outcome) {
+pub(crate) fn verdict(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Outcome, Outcome) {
     let disk = log.disk.after_kill();
     let mut bytes = contents(&disk, &log.path);
     damage(&mut bytes);
@@ -165,9 +218,10 @@ fn verdict(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Outcome
     verdict_of(&disk, what)
 }
 
-fn verdict_of(disk: &SimDisk, what: &str) -> (Outcome, Outcome) {
+pub(crate) fn verdict_of(disk: &SimDisk, what: &str) -> (Outcome, Outcome) {
     let strict = outcome(disk, WalReplayMode::Strict);
     let best_effort = outcome(disk, WalReplayMode::BestEffortTail);
+    resume_and_maintenance_agree(disk, what, &strict, &best_effort);
     match (&best_effort, open(disk, Shape::Fresh)) {
         (Outcome::Entries(last), Ok(mut wal)) => {
             assert_eq!(wal.last_entry_id(), *last, "{what}: opening and reading disagree");
@@ -195,6 +249,53 @@ fn verdict_of(disk: &SimDisk, what: &str) -> (Outcome, Outcome) {
         (read, opened) => panic!("{what}: reading says {read:?}, opening {opened:?}"),
     }
     (strict, best_effort)
+}
+
+/// Both look at the end alone, so of damage before it they may know nothing where a seal attests it all.
+fn resume_and_maintenance_agree(disk: &SimDisk, what: &str, strict: &Outcome, best_effort: &Outcome) {
+    let maintenance = WalMaintenance::new(Arc::new(disk.clone()));
+    let resumed = |accept_torn| {
+        let (directory, options) = (Arc::new(disk.after_kill()), options(Shape::Fresh));
+        if accept_torn {
+            Wal::resume_after_crash_with(directory, options)
+        } else {
+            Wal::resume_with(directory, options)
+        }
+    };
+    let modes = [(WalReplayMode::Strict, strict, false), (WalReplayMode::BestEffortTail, best_effort, true)];
+    for (mode, read, accept_torn) in modes {
+        let ends = maintenance.segment_ranges(mode).map(|ranges| ranges.last().map(|last| last.end_entry_id));
+        let resumed = resumed(accept_torn)
+            .map(|wal| (wal.last_entry_id(), wal.recovered().is_some_and(|end| end.closed)));
+        match (read, ends, resumed) {
+            (Outcome::Entries(last), Ok(Some(end)), Ok((found, _))) => {
+                assert_eq!((end, found), (*last, *last), "{what}")
+            }
+            // Nothing was ever started.
+            (Outcome::Entries(0), Ok(None), Err(PersistenceError::NotFound { .. })) => {}
+            (Outcome::Torn(evidence), Err(error), resumed) => {
+                assert_eq!(classify(error), Outcome::Torn(evidence.clone()), "{what}");
+                match resumed.map_err(classify_or_missing) {
+                    Err(None) => {}
+                    Err(Some(told)) => assert_eq!(told, Outcome::Torn(evidence.clone()), "{what}"),
+                    Ok(last) => panic!("{what}: resumed after {last:?}, reading says {read:?}"),
+                }
+            }
+            (Outcome::Corrupt(..), Err(error), Err(resumed)) => {
+                assert_eq!(classify(error), *read, "{what}");
+                assert_eq!(classify(resumed), *read, "{what}");
+            }
+            (Outcome::Corrupt(..), Ok(_), Ok((_, true))) => {}
+            (read, ends, resumed) => {
+                panic!("{what}, {mode:?}: reading says {read:?}, maintenance {ends:?}, resuming {resumed:?}")
+            }
+        }
+    }
+}
+
+/// `None` where there is no log to resume.
+fn classify_or_missing(error: PersistenceError) -> Option<Outcome> {
+    if error.is_not_found() { None } else { Some(classify(error)) }
 }
 
 fn must_be_corrupt(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (Check, Proof) {
@@ -261,7 +362,15 @@ fn every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_no
                     (0..frame.payload_bytes).step_by(97).map(|byte| (frame.offset + 48 + byte, byte % 8));
                 for (byte, bit) in header.chain(payload) {
                     let what = format!("{shape:?} sealed {sealed} byte {byte} bit {bit}");
-                    must_be_corrupt(&log, &what, |bytes| bytes[byte] ^= 1 << bit);
+                    let disk = log.disk.after_kill();
+                    let mut bytes = contents(&disk, &log.path);
+                    bytes[byte] ^= 1 << bit;
+                    replace(&disk, &log.path, &bytes);
+                    // Opening and going on is the matrix's: this is every bit.
+                    for mode in [WalReplayMode::Strict, WalReplayMode::BestEffortTail] {
+                        let told = outcome(&disk, mode);
+                        assert!(matches!(told, Outcome::Corrupt(..)), "{what}: {told:?}");
+                    }
                 }
             }
         }
@@ -270,7 +379,7 @@ fn every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_no
 
 #[test]
 fn a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit() {
-    for shape in SHAPES {
+    for shape in ONE_BY_ONE {
         let log = build(shape, false);
         let last = *log.frames.last().expect("a frame");
         for frame in &log.frames {
@@ -451,15 +560,11 @@ fn a_page_of_an_unfinished_commit_missing_under_later_ones_is_a_legal_crash() {
     let disk = SimDisk::new(1);
     let mut wal = open(&disk, Shape::Preallocated).expect("opens");
     append(&mut wal, 2);
-    for _ in 0..3 {
-        let bytes = payload(wal.next_entry_id());
-        wal.append_bytes(&bytes).expect("appends");
-        wal.flush().expect("flushes");
-    }
+    in_flight_together(&mut wal, 3);
     let path = format!("wal/wal_{}.log", wal.current_segment_id());
     let killed = disk.after_kill();
     drop(wal);
-    let log = Log { frames: frames(&contents(&killed, &path)), disk: killed, path, last: 5 };
+    let log = Log { frames: frames(&contents(&killed, &path)), disk: killed, path, last: 5, old: Vec::new() };
     let first = log.frames[3];
     for sector in (first.offset..first.offset + first.bytes).step_by(512) {
         let what = format!("sector at {sector}");
@@ -499,7 +604,7 @@ fn what_follows_the_end_is_judged_by_what_it_is() {
 }
 
 /// Four sealed segments of two entries, and a newest one of two.
-fn segments(sealed: bool) -> SimDisk {
+pub(crate) fn segments(sealed: bool) -> SimDisk {
     let disk = SimDisk::new(1);
     let mut wal = open(&disk, Shape::Fresh).expect("opens");
     for _ in 0..5 {

@@ -6,12 +6,15 @@
     reason = "tests, not the library"
 )]
 
+mod attesting;
 mod bad_input;
+mod bounded;
 mod conformance;
 mod counterexamples;
 mod damage;
 mod decoder;
 mod descriptors;
+mod failed_sync;
 mod faults;
 mod fixtures;
 mod fork;
@@ -20,6 +23,8 @@ mod full_disk;
 mod hostile;
 mod kill;
 mod live;
+mod losses;
+mod matrix;
 mod migrating;
 mod misuse;
 mod poison;

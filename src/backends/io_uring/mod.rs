@@ -367,7 +367,7 @@ impl Directory for UringDirectory {
     }
 
     fn open_commit_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
-        self.open(path, options)
+        self.open_durable_file(path, options)
     }
 
     fn lock(&self, path: &str, wait: Duration) -> PersistenceResult<Box<dyn DirectoryLock>> {
@@ -382,6 +382,10 @@ impl Directory for UringDirectory {
 #[deny(clippy::missing_trait_methods)]
 impl DurableDirectory for UringDirectory {
     fn open_durable_file(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
+        if options.uncached {
+            // Without a ring, which drops what is cached before anybody has read it, or writes through the cache.
+            return self.files.open_durable_file(path, options);
+        }
         self.open(path, options)
     }
 

@@ -64,6 +64,9 @@ pub(super) fn open_for_commits(
 }
 
 fn prepare(file: &File, path: &str, options: &FileOptions) -> PersistenceResult<()> {
+    if options.uncached && !planted::on("believe_page_cache") {
+        set_direct(file, true);
+    }
     #[cfg(unix)]
     if options.lock {
         super::lock::lock_file(file, path, std::time::Duration::ZERO)?;
@@ -135,6 +138,21 @@ fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn reserve(_file: &File, _range: Range<u64>) -> io::Result<()> {
     Ok(())
+}
+
+/// Turns direct I/O on or off; answers whether it was changed.
+#[cfg(target_os = "linux")]
+fn set_direct(file: &File, direct: bool) -> bool {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let Ok(flags) = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else { return false };
+    let mut wanted = flags;
+    wanted.set(OFlag::O_DIRECT, direct);
+    wanted != flags && fcntl(file, FcntlArg::F_SETFL(wanted)).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_direct(_file: &File, _direct: bool) -> bool {
+    false
 }
 
 fn size_of(file: &File, path: &str) -> PersistenceResult<u64> {
@@ -266,7 +284,16 @@ impl StdFile {
 
     fn perform(&self, commit: &Commit, with_size: bool) -> PersistenceResult<()> {
         let bytes = &commit.buffer[commit.range.clone()];
-        write_all_at(&self.file, bytes, commit.offset)
+        let written = match write_all_at(&self.file, bytes, commit.offset) {
+            // Direct writes of this place or size are none that the device takes.
+            Err((at, error))
+                if error.kind() == io::ErrorKind::InvalidInput && set_direct(&self.file, false) =>
+            {
+                write_all_at(&self.file, &bytes[(at - commit.offset) as usize..], at)
+            }
+            written => written,
+        };
+        written
             .map_err(|(at, source)| PersistenceError::io("write", self.path.as_str(), Some(at), source))?;
         if commit.effect == Effect::Flushed {
             return Ok(());
