@@ -213,6 +213,12 @@ impl<D: Directory + ?Sized> Committer<D> {
             std::thread::yield_now();
             queue = self.queue();
         }
+        if queue.needs_segment() && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
+            // So it does only now: more was appended, or time has passed. What is in flight comes first.
+            std::mem::forget(role);
+            queue.submitting = false;
+            return queue;
+        }
         if queue.needs_segment() {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);

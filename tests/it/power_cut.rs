@@ -51,6 +51,7 @@ fn options(random: &mut Random) -> WalOptions {
         recycle_capacity: random.below(3) as usize,
         flush_policy: [FlushPolicy::PerAppend, FlushPolicy::Manual, FlushPolicy::EveryN(2)]
             [random.below(3) as usize],
+        frame_alignment: if random.below(4) == 0 { 4096 } else { 512 },
         ..WalOptions::default()
     }
 }

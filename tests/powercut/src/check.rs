@@ -11,6 +11,13 @@ use durability::walog::{WalReader, WalReplayMode};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Who checks, and how.
+pub struct Checker {
+    pub how: How,
+    pub random: Random,
+    pub alignment_min: u32,
+}
+
 /// What a check found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
@@ -25,17 +32,16 @@ pub struct Found {
 /// the model is cut behind what was recovered, and holds what was appended since.
 pub fn check(
     root: &Path,
-    how: How,
-    random: &mut Random,
+    checker: &mut Checker,
     model: &mut Model,
     promise: Promise,
 ) -> Result<Found, String> {
-    let directory = how.open(root).map_err(|error| format!("opening the directory: {error}"))?;
+    let directory = checker.how.open(root).map_err(|error| format!("opening the directory: {error}"))?;
     let recovered = recover(&directory, RecoveryOptions::best_effort(), model, promise)?;
     let (last, torn) = (recovered.last_entry_id, recovered.report.torn.is_some());
     model.cut(last);
     replay(&directory, model, &recovered)?;
-    let next = go_on(recovered, random, model)?;
+    let next = go_on(recovered, checker, model)?;
     let again = recover(&directory, RecoveryOptions::strict(), model, Promise { entries: next, ..promise })
         .map_err(|problem| format!("after going on behind entry {last}: {problem}"))?;
     if again.last_entry_id != next {
@@ -121,10 +127,11 @@ fn replay(directory: &Arc<Dyn>, model: &mut Model, recovered: &Recovery<Fold, Dy
 }
 
 /// Appends behind what was recovered; returns the last entry.
-fn go_on(recovered: Recovery<Fold, Dyn>, random: &mut Random, model: &mut Model) -> Result<u64, String> {
+fn go_on(recovered: Recovery<Fold, Dyn>, checker: &mut Checker, model: &mut Model) -> Result<u64, String> {
+    let random = &mut checker.random;
     let mut last = recovered.last_entry_id;
     let (_, mut wal) = recovered
-        .into_writer::<()>(workload::options(random))
+        .into_writer::<()>(workload::options(random, checker.alignment_min))
         .map_err(|error| format!("opening the log behind entry {last}: {error}"))?;
     for _ in 0..1 + random.below(3) {
         let payloads: Vec<_> = (0..1 + random.below(3)).map(|_| Payload::random(random)).collect();

@@ -2,7 +2,7 @@
 //!
 //! A run begins with a new file system, or with a disk as one of the last run's power cuts left it.
 
-use crate::check::{self, Found};
+use crate::check::{self, Checker, Found};
 use crate::disks::FileSystem;
 use crate::fuse::{self, Disk, Holding};
 use crate::image::{Image, SECTOR};
@@ -106,6 +106,7 @@ impl Lab<'_> {
             root: mount.at.clone(),
             how,
             seed,
+            alignment_min: self.fs.direct_alignment(),
             operations: 20 + random.below(100),
             model: &model,
             tell,
@@ -124,7 +125,11 @@ impl Lab<'_> {
                 seed,
                 cut: String::from("while it ran, with power"),
                 problem,
-                kept: keep(self.keep.as_deref(), &start.image, seed, 0),
+                kept: keep(
+                    self.keep.as_deref(),
+                    &start.image,
+                    &format!("device-{}-seed-{seed}", self.fs.name()),
+                ),
             });
             return Ok(None);
         }
@@ -175,8 +180,12 @@ impl Lab<'_> {
             let mut survivors = random.clone();
             let crash = past.log.crash(&past.start.image, cut, *choice, &mut survivors, lies);
             let mut model = past.model.clone();
-            let mut checks = Random::of(past.seed, 1000 + point);
-            match self.examine(&crash.image, by, &mut checks, &mut model, promise)? {
+            let mut checker = Checker {
+                how: by,
+                random: Random::of(past.seed, 1000 + point),
+                alignment_min: self.fs.direct_alignment(),
+            };
+            match self.examine(&crash.image, &mut checker, &mut model, promise)? {
                 Ok(found) => {
                     random.next();
                     self.report.point(past.how, &found, promise, crash.lost > 0);
@@ -205,7 +214,11 @@ impl Lab<'_> {
                             by.name()
                         ),
                         problem,
-                        kept: keep(self.keep.as_deref(), &crash.image, past.seed, point),
+                        kept: keep(
+                            self.keep.as_deref(),
+                            &crash.image,
+                            &format!("device-{}-seed-{}-point-{point}", self.fs.name(), past.seed),
+                        ),
                     });
                     return Ok(None);
                 }
@@ -217,8 +230,7 @@ impl Lab<'_> {
     fn examine(
         &self,
         image: &Image,
-        by: How,
-        random: &mut Random,
+        checker: &mut Checker,
         model: &mut Model,
         promise: Promise,
     ) -> io::Result<Result<Found, Wrong>> {
@@ -228,7 +240,7 @@ impl Lab<'_> {
             Ok(mount) => mount,
             Err(error) => return Ok(Err(Wrong::Mount(error))),
         };
-        let found = check::check(&mount.at, by, random, model, promise);
+        let found = check::check(&mount.at, checker, model, promise);
         mount.unmount()?;
         Ok(found.map_err(Wrong::Contents))
     }

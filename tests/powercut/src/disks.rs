@@ -1,5 +1,8 @@
 //! File systems on loop devices: making, mounting, taking away, cutting off.
 
+use crate::workload::{self, How};
+use durability::PersistenceError;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum FileSystem {
@@ -36,7 +40,17 @@ impl FileSystem {
     fn mkfs_arguments(self) -> &'static [&'static str] {
         match self {
             Self::Ext4 => &[
-                "-q", "-F", "-b", "4096", "-J", "size=4", "-N", "512", "-m", "0", "-E",
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-J",
+                "size=4",
+                "-N",
+                "512",
+                "-m",
+                "0",
+                "-E",
                 "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
             ],
             Self::Xfs => &["-q", "-f", "-K", "-d", "agcount=2"],
@@ -49,6 +63,14 @@ impl FileSystem {
             Self::Ext4 => "nodiscard",
             Self::Xfs => "nouuid,nodiscard",
             Self::Btrfs => "nodiscard",
+        }
+    }
+
+    /// What direct I/O has to be aligned to here.
+    pub fn direct_alignment(self) -> u32 {
+        match self {
+            Self::Btrfs => 4096,
+            Self::Ext4 | Self::Xfs => 512,
         }
     }
 
@@ -84,6 +106,26 @@ impl FileSystem {
         Err(io::Error::other(format!("mkfs.{}: {}", self.name(), String::from_utf8_lossy(&mkfs.stderr))))
     }
 
+    /// Which of `ways` a log can be committed in here, and why the others cannot.
+    pub fn possible(self, work: &Path, ways: Vec<How>) -> io::Result<(Vec<How>, Vec<String>)> {
+        let path = work.join("probe");
+        self.make(&path)?;
+        let mount = self.mount(&path, &work.join("probed"), false)?;
+        let (mut possible, mut refused) = (Vec::new(), Vec::new());
+        for way in ways {
+            match workload::probe(&mount.at, way, self.direct_alignment()) {
+                Ok(()) => possible.push(way),
+                Err(error @ PersistenceError::NotSupported { .. }) => {
+                    refused.push(format!("{} on {}: {error}", way.name(), self.name()));
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        mount.unmount()?;
+        std::fs::remove_file(path)?;
+        Ok((possible, refused))
+    }
+
     /// Mounts the file `image` over a loop device.
     pub fn mount(self, image: &Path, at: &Path, direct: bool) -> io::Result<Mount> {
         std::fs::create_dir_all(at)?;
@@ -104,7 +146,15 @@ pub struct Mount {
 impl Mount {
     pub fn unmount(mut self) -> io::Result<()> {
         self.mounted = false;
-        Ok(umount2(&self.at, MntFlags::empty())?)
+        // A ring lets go of its files a moment after its owner is gone, and nothing tells when.
+        for _ in 0..2000 {
+            match umount2(&self.at, MntFlags::empty()) {
+                Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(5)),
+                outcome => return Ok(outcome?),
+            }
+        }
+        self.mounted = true;
+        Err(io::Error::other(format!("{} is still in use", self.at.display())))
     }
 
     /// Cuts the power: from now on nothing is written, not even the file system's log.
@@ -159,7 +209,7 @@ fn attach(image: &Path, direct: bool) -> io::Result<(PathBuf, File)> {
         match unsafe { sys::loop_configure(device.as_raw_fd(), &config) } {
             Ok(_) => {}
             // Somebody else was faster.
-            Err(nix::errno::Errno::EBUSY) => continue,
+            Err(Errno::EBUSY) => continue,
             Err(error) => return Err(error.into()),
         }
         let mut info = sys::LoopInfo64::default();

@@ -291,7 +291,12 @@ impl Server {
         match self.device.write(&out) {
             Ok(_) => Ok(()),
             // The request is gone: interrupted, or the connection is.
-            Err(error) if [Some(Errno::ENOENT as i32), Some(Errno::ENODEV as i32)].contains(&error.raw_os_error()) => Ok(()),
+            Err(error)
+                if [Some(Errno::ENOENT as i32), Some(Errno::ENODEV as i32)]
+                    .contains(&error.raw_os_error()) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

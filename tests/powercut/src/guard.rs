@@ -24,6 +24,7 @@ struct Tally {
     violations: Vec<String>,
     /// Workers that failed or hung.
     failures: Vec<String>,
+    skipped: Vec<String>,
     refused: u64,
     torn: u64,
     beyond: u64,
@@ -39,7 +40,9 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !arguments.plants.is_empty() && !cfg!(durability_planted) {
-        eprintln!("durability-powercut: nothing is planted in this build: RUSTFLAGS=\"--cfg durability_planted\"");
+        eprintln!(
+            "durability-powercut: nothing is planted in this build: RUSTFLAGS=\"--cfg durability_planted\""
+        );
         return ExitCode::from(2);
     }
     let mut arguments = arguments.clone();
@@ -107,7 +110,8 @@ fn plants(arguments: &Arguments) -> bool {
                 (false, Some(failure)) => format!("failed ({failure})"),
             };
             line += &format!(" | {} {}: {what}", kind.name(), fs.name());
-            if let (true, Some(first)) = (std::env::var_os("POWERCUT_VERBOSE").is_some(), tally.violations.first())
+            if let (true, Some(first)) =
+                (std::env::var_os("POWERCUT_VERBOSE").is_some(), tally.violations.first())
             {
                 eprintln!("{plant}: {first}");
             }
@@ -278,6 +282,7 @@ impl Tally {
                 *self.by_way.entry(way.to_owned()).or_default() += 1;
                 self.violations.push(format!("{way}: {text}"));
             }
+            ["skip", reason] => self.skipped.push(reason.to_owned()),
             ["failed", text] => self.failures.push(text.to_owned()),
             ["done"] => worker.done = true,
             _ => self.failures.push(format!("a worker said {line:?}")),
@@ -329,6 +334,10 @@ fn print(arguments: &Arguments, kind: Kind, fs: FileSystem, tally: &Tally) {
             tally.refused
         );
     }
+    let mut skipped = tally.skipped.clone();
+    skipped.sort();
+    skipped.dedup();
+    skipped.iter().for_each(|reason| skip(reason));
     for text in &tally.violations {
         eprintln!("VIOLATION {} {}: {text}", kind.name(), fs.name());
     }

@@ -61,8 +61,7 @@ impl Image {
         while !bytes.is_empty() {
             let within = (offset % BLOCK as u64) as usize;
             let count = bytes.len().min(BLOCK - within);
-            let block =
-                self.blocks.entry(offset / BLOCK as u64).or_insert_with(|| Arc::new([0; BLOCK]));
+            let block = self.blocks.entry(offset / BLOCK as u64).or_insert_with(|| Arc::new([0; BLOCK]));
             Arc::make_mut(block)[within..within + count].copy_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
             offset += count as u64;

@@ -108,7 +108,14 @@ impl Log {
     }
 
     /// The disk as a power cut at `cut` may leave it.
-    pub fn crash(&self, base: &Image, cut: Position, choice: Choice, random: &mut Random, lies: usize) -> Crash {
+    pub fn crash(
+        &self,
+        base: &Image,
+        cut: Position,
+        choice: Choice,
+        random: &mut Random,
+        lies: usize,
+    ) -> Crash {
         let covered_until = self.covered_until(cut, lies);
         let mut image = base.clone();
         let arrived = || self.writes.iter().filter(|write| write.arrived < cut);
@@ -187,7 +194,8 @@ impl Which {
 impl Choice {
     pub fn random(random: &mut Random) -> Self {
         use Which::{AllButOne, Everything, Nothing, OnlyOne, Prefix, Some as Each};
-        let which = random.pick(&[Nothing, Nothing, Everything, Prefix, AllButOne, OnlyOne, Each, Each, Each]);
+        let which =
+            random.pick(&[Nothing, Nothing, Everything, Prefix, AllButOne, OnlyOne, Each, Each, Each]);
         let unit = random.pick(&[Some(SECTOR), Some(SECTOR), Some(BLOCK), None]);
         Self { which, unit }
     }

@@ -3,7 +3,7 @@
 //! What had been written back before is on the disk, so pages of the logs are written back early and out of
 //! order while the run goes on (`workload::disturb`).
 
-use crate::check;
+use crate::check::{self, Checker};
 use crate::disks::{FileSystem, Mount};
 use crate::image::Image;
 use crate::model::{Model, Promise};
@@ -68,8 +68,12 @@ impl Lab<'_> {
                 let crashed = self.keep.as_ref().map(|_| Image::load(&File::open(&disk)?)).transpose()?;
                 let by = if random.one_in(3) { how } else { How::Std };
                 let mount = self.fs.mount(&disk, &at, false)?;
-                let found = outcome
-                    .and_then(|()| check::check(&mount.at, by, &mut random, &mut model, told));
+                let mut checker = Checker {
+                    how: by,
+                    random: Random::of(run_seed, 1000),
+                    alignment_min: self.fs.direct_alignment(),
+                };
+                let found = outcome.and_then(|()| check::check(&mount.at, &mut checker, &mut model, told));
                 mount.unmount()?;
                 match found {
                     Ok(found) => {
@@ -84,8 +88,13 @@ impl Lab<'_> {
                             seed: run_seed,
                             cut: format!("cut {number} of this file system; recovered by {}", by.name()),
                             problem,
-                            kept: crashed
-                                .and_then(|image| keep(self.keep.as_deref(), &image, run_seed, number)),
+                            kept: crashed.and_then(|image| {
+                                keep(
+                                    self.keep.as_deref(),
+                                    &image,
+                                    &format!("shutdown-{}-seed-{run_seed}", self.fs.name()),
+                                )
+                            }),
                         });
                         break;
                     }
@@ -112,6 +121,11 @@ impl Lab<'_> {
         let by_promise = !random.one_in(3);
         let tell: Tell = Arc::new(move |promise| {
             let mut power = locked(&switch);
+            // The file system's calls may succeed for a moment after it was stopped; a machine without power
+            // tells nobody.
+            if power.is_cut {
+                return;
+            }
             power.promise = power.promise.and(promise);
             power.left = power.left.saturating_sub(1);
             if power.left == 0 && by_promise {
@@ -123,6 +137,7 @@ impl Lab<'_> {
             root,
             how,
             seed,
+            alignment_min: self.fs.direct_alignment(),
             operations: 20 + random.below(100),
             model: &shared,
             tell,

@@ -95,8 +95,8 @@ fn say(parts: &[&str]) {
 }
 
 /// Keeps a disk as evidence.
-pub fn keep(folder: Option<&Path>, image: &Image, seed: u64, point: u64) -> Option<PathBuf> {
-    let path = folder?.join(format!("seed-{seed}-point-{point}.img"));
+pub fn keep(folder: Option<&Path>, image: &Image, name: &str) -> Option<PathBuf> {
+    let path = folder?.join(format!("{name}.img"));
     let kept = File::create(&path).and_then(|file| image.store(&file));
     kept.map(|()| path).map_err(|error| eprintln!("keeping a disk: {error}")).ok()
 }
@@ -112,15 +112,22 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     let number = arguments.worker.unwrap_or(0);
     let work = arguments.work.join(number.to_string());
     let seed = arguments.seed.unwrap_or(0).wrapping_add(number.wrapping_mul(0x9e37_79b9));
-    let (fs, ways) = (arguments.fs[0], arguments.ways());
-    let keep = arguments.keep.clone();
-    let outcome = std::fs::create_dir_all(&work).and_then(|()| match arguments.kind[0] {
-        Kind::Device => device::Lab { fs, work, keep, flushes: arguments.flushes, report: &report }
-            .run(&ways, seed, arguments.points()),
-        Kind::Shutdown => {
-            shutdown::Lab { fs, work, keep, report: &report }.run(&ways, seed, arguments.points())
-        }
-    });
+    let (fs, keep) = (arguments.fs[0], arguments.keep.clone());
+    let outcome =
+        std::fs::create_dir_all(&work).and_then(|()| {
+            let (ways, refused) = fs.possible(&work, arguments.ways())?;
+            refused.iter().for_each(|reason| say(&["skip", reason]));
+            if ways.is_empty() {
+                return Ok(());
+            }
+            match arguments.kind[0] {
+                Kind::Device => device::Lab { fs, work, keep, flushes: arguments.flushes, report: &report }
+                    .run(&ways, seed, arguments.points()),
+                Kind::Shutdown => {
+                    shutdown::Lab { fs, work, keep, report: &report }.run(&ways, seed, arguments.points())
+                }
+            }
+        });
     match outcome {
         Ok(()) => {
             say(&["done"]);

@@ -56,8 +56,9 @@ impl How {
     }
 }
 
-/// Options that make much happen in a short time.
-pub fn options(random: &mut Random) -> WalOptions {
+/// Options that make much happen in a short time. Where frames must suit direct I/O, `alignment_min` says what
+/// the file system asks for.
+pub fn options(random: &mut Random, alignment_min: u32) -> WalOptions {
     let manual = FlushPolicy::Manual;
     WalOptions {
         segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10]),
@@ -65,9 +66,20 @@ pub fn options(random: &mut Random) -> WalOptions {
         recycle_capacity: random.below(4) as usize,
         flush_policy: random.pick(&[manual, FlushPolicy::PerAppend, FlushPolicy::EveryN(3)]),
         pipeline_depth: random.pick(&[None, Some(1), Some(2), Some(4), Some(8)]),
-        frame_alignment: random.pick(&[512, 512, 4096]),
+        frame_alignment: random.pick(&[512, 512, 4096]).max(alignment_min),
         ..WalOptions::default()
     }
+}
+
+/// Commits one entry to a log below `root`.
+pub fn probe(root: &Path, how: How, alignment_min: u32) -> PersistenceResult<()> {
+    let root = root.join(how.name());
+    std::fs::create_dir_all(&root)
+        .map_err(|source| PersistenceError::io("create", how.name(), None, source))?;
+    let options = WalOptions { frame_alignment: alignment_min, ..WalOptions::default() };
+    let mut wal = WalWriter::<(), Dyn>::open_with(how.open(&root)?, options)?;
+    wal.append_bytes_durable(b"x")?;
+    wal.close()
 }
 
 /// One run over one file system.
@@ -75,6 +87,7 @@ pub struct Session<'a> {
     pub root: PathBuf,
     pub how: How,
     pub seed: u64,
+    pub alignment_min: u32,
     /// Operations on the log.
     pub operations: u64,
     pub model: &'a Mutex<Model>,
@@ -102,7 +115,7 @@ impl Session<'_> {
     pub fn run(&self) -> Outcome {
         let mut random = Random::of(self.seed, 1);
         let directory = self.how.open(&self.root).map_err(|error| format!("opening: {error}"))?;
-        let options = options(&mut random);
+        let options = options(&mut random, self.alignment_min);
         let wal = self.open(&directory, &options)?;
         let left = AtomicI64::new(self.operations as i64);
         let run = Run {
@@ -132,8 +145,7 @@ impl Session<'_> {
 
     fn open(&self, directory: &Arc<Dyn>, options: &WalOptions) -> Result<WalWriter<(), Dyn>, String> {
         let mut model = locked(self.model);
-        let recovered =
-            check::recover(directory, RecoveryOptions::best_effort(), &mut model, self.promise)?;
+        let recovered = check::recover(directory, RecoveryOptions::best_effort(), &mut model, self.promise)?;
         let last = recovered.last_entry_id;
         if self.expected_last.is_some_and(|expected| expected != last) {
             return Err(format!("recovery ended at entry {:?} before, now at {last}", self.expected_last));
@@ -180,8 +192,8 @@ impl Run<'_> {
         if fold.through == 0 {
             return Ok(());
         }
-        let publisher = CheckpointPublisher::<Dyn>::new(Arc::clone(&self.directory))
-            .keep(1 + random.below(2) as usize);
+        let publisher =
+            CheckpointPublisher::<Dyn>::new(Arc::clone(&self.directory)).keep(1 + random.below(2) as usize);
         let record = Payload::random(random);
         let published = publisher.publish_with(
             wal,
