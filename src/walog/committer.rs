@@ -190,7 +190,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             // Whoever drives is not told by itself.
             key.take().map(|key| queue.waiters(effect).remove(entry_id, key));
             queue = match turn {
-                Turn::Submit => self.submit(queue, effect),
+                Turn::Submit => self.submit(queue, entry_id, effect),
                 _ => self.reap(queue),
             };
         };
@@ -203,8 +203,8 @@ impl<D: Directory + ?Sized> Committer<D> {
         result
     }
 
-    /// Takes everything that is pending, and gives it to the file.
-    fn submit<'a>(&'a self, mut queue: Guard<'a>, effect: Effect) -> Guard<'a> {
+    /// Takes everything that is pending, and gives it to the file; for the sake of `entry_id`.
+    fn submit<'a>(&'a self, mut queue: Guard<'a>, entry_id: u64, effect: Effect) -> Guard<'a> {
         queue.submitting = true;
         let role = Submitting { committer: self };
         if queue.batch_entries > 1 {
@@ -219,7 +219,10 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue.submitting = false;
             return queue;
         }
-        if queue.needs_segment() {
+        // An entry that a commit has taken needs a sync, and no segment for those behind it: there may be no
+        // space for one.
+        let sync_only = entry_id <= queue.begun_entry_id && queue.needs_segment();
+        if queue.needs_segment() && (!sync_only || planted::on("sync_waits_for_segment")) {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let made = self.with_appender(|appender| {
@@ -249,7 +252,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 }
             }
         }
-        let (work, commit_id, effect) = queue.take(effect, self.environment.elapsed());
+        let (work, commit_id, effect) = queue.take(effect, sync_only, self.environment.elapsed());
         let progress = queue.progress();
         drop(queue);
         let begun = self.with_appender(|appender| {
