@@ -51,6 +51,9 @@ skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
 drop_seal_watermark | it | damage::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
+rotate_beside_flights | it | tickets::no_segment_is_left_while_commits_of_it_are_in_flight
+sync_waits_for_segment | it | tickets::what_is_flushed_becomes_durable_although_there_is_no_space_for_what_follows
+header_block_is_a_sector | lib | formats::scan::tests::any_set_of_sectors_of_a_last_frame_that_survives_is_torn_whatever_the_alignment
 ignore_attestation | it | damage::a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit
 size_is_no_metadata | lib | backends::fault_tests::zeros_and_a_new_size_are_synced_with_the_inode
 skip_root_directory_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first

@@ -14,6 +14,7 @@ use super::header::{FileKind, Header};
 use super::is_zero;
 use super::layout::{FRAME_HEADER_BYTES, OPENING_BYTES};
 use crate::error::{Check, Proof, TornEvidence};
+use crate::limits::SECTOR_BYTES;
 use crate::planted;
 use std::collections::VecDeque;
 
@@ -291,13 +292,22 @@ impl Scanner {
             }
             FrameHeaderState::Bad => {
                 let unit = u64::from(self.alignment).min(available);
-                match view.get(offset, unit) {
-                    Ok(sector) if is_zero(sector) => self.collect(BadFrame::Unwritten, offset + unit),
-                    Ok(_) => self.collect(BadFrame::Header, offset + unit),
-                    Err(need) => Some(need),
-                }
+                let (first, rest) = match view.get(offset, unit) {
+                    Ok(bytes) => bytes.split_at(self.header_sector_bytes().min(bytes.len())),
+                    Err(need) => return Some(need),
+                };
+                // The sector that holds the header may be the one that is lost, whatever the rest of the
+                // frame's first block holds.
+                self.end.trailing_bytes |= !is_zero(rest);
+                let bad = if is_zero(first) { BadFrame::Unwritten } else { BadFrame::Header };
+                self.collect(bad, offset + unit)
             }
         }
+    }
+
+    /// What is lost or kept together with a frame's header.
+    fn header_sector_bytes(&self) -> usize {
+        if planted::on("header_block_is_a_sector") { self.alignment as usize } else { SECTOR_BYTES }
     }
 
     /// A frame whose header checks out: its place, its payload, its contents, its order.

@@ -327,3 +327,30 @@ fn claims_of_half_of_what_is_left_ask_for_no_more_than_there_is() {
         }
     }
 }
+
+/// With frames aligned to 4096 bytes a header's sector is one of eight: any of them may be the lost one.
+#[test]
+fn any_set_of_sectors_of_a_last_frame_that_survives_is_torn_whatever_the_alignment() {
+    let alignment = 4096;
+    let header = Header::new(FileKind::Segment, alignment, 1, SALT);
+    let mut written = header.encode().to_vec();
+    written.resize(alignment as usize, 0);
+    let at = |bytes: &[u8]| bytes.len() as u64;
+    let opening =
+        frame(FrameKind::Opening, &Opening::default().encode(), 0, 1, 0, at(&written), SALT, alignment);
+    written.extend(opening);
+    written.extend(data_frame(&[b"before"], 1, 0, at(&written), SALT, alignment));
+    let start = written.len();
+    written.extend(data_frame(&[&[7; 5000]], 2, 1, at(&written), SALT, alignment));
+    let payload_sectors = 10;
+    for survivors in 1u32..(1 << payload_sectors) - 1 {
+        let mut bytes = written.clone();
+        for sector in (0..payload_sectors).filter(|sector| survivors >> sector & 1 == 0) {
+            bytes[start + sector * 512..][..512].fill(0);
+        }
+        let mut scanner = Scanner::new(&header, bytes.len() as u64, None);
+        while !matches!(scanner.step(0, &bytes), Step::End) {}
+        let verdict = judge(&scanner.into_end(), 1, true, None, "wal/wal_1.log");
+        assert!(matches!(verdict, Verdict::Torn(_)), "{survivors:010b}: {verdict:?}");
+    }
+}

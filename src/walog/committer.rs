@@ -228,7 +228,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             // Whoever drives is not told by itself.
             key.take().map(|key| queue.waiters(effect).remove(entry_id, key));
             queue = match turn {
-                Turn::Submit => self.submit(queue, effect),
+                Turn::Submit => self.submit(queue, entry_id, effect),
                 _ => self.reap(queue),
             };
         };
@@ -244,8 +244,8 @@ impl<D: Directory + ?Sized> Committer<D> {
         result
     }
 
-    /// Takes everything that is pending, and gives it to the file.
-    fn submit<'a>(&'a self, mut queue: Guard<'a>, effect: Effect) -> Guard<'a> {
+    /// Takes everything that is pending, and gives it to the file; for the sake of `entry_id`.
+    fn submit<'a>(&'a self, mut queue: Guard<'a>, entry_id: u64, effect: Effect) -> Guard<'a> {
         queue.submitting = true;
         let role = Submitting { committer: self };
         if queue.batch_entries > 1 {
@@ -255,14 +255,17 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue = self.queue();
         }
         let needs_room = queue.needs_room();
-        if needs_room && !queue.flights.is_empty() {
+        if needs_room && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
             // It does so only since the turn was chosen: more was appended, or the segment grew old. Whoever
             // drives chooses again, and collects first.
             std::mem::forget(role);
             queue.submitting = false;
             return queue;
         }
-        if needs_room {
+        // An entry that a commit has taken needs a sync, and no segment for those behind it: there may be no
+        // space for one.
+        let sync_only = entry_id <= queue.begun_entry_id && needs_room;
+        if needs_room && (!sync_only || planted::on("sync_waits_for_segment")) {
             let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
             drop(queue);
             let make_room = |appender: &mut Appender<D>| {
@@ -293,7 +296,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 }
             }
         }
-        let (work, commit_id, effect, begun) = queue.take(effect, self.environment.elapsed());
+        let (work, commit_id, effect, begun) = queue.take(effect, sync_only, self.environment.elapsed());
         let (progress, last_entry_id) = (queue.progress(), queue.begun_entry_id);
         drop(queue);
         self.measure_begin(commit_id, last_entry_id, effect, &begun);

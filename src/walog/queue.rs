@@ -310,20 +310,22 @@ impl Queue {
         (self.flushed_entry_id, self.durable_entry_id)
     }
 
-    /// Takes everything that is pending, or a sync where there is nothing. Somebody who waits for durability
-    /// makes a mere flush durable: a second commit would cost more.
-    pub fn take(&mut self, effect: Effect, now: Duration) -> (Work, u64, Effect, Begun) {
+    /// Takes everything that is pending, or a sync where there is nothing or nothing is wanted. Somebody who
+    /// waits for durability makes a mere flush durable: a second commit would cost more.
+    pub fn take(&mut self, effect: Effect, sync_only: bool, now: Duration) -> (Work, u64, Effect, Begun) {
         self.commits_begun += 1;
         let commit_id = self.commits_begun;
+        let is_sync = self.pending.is_empty() || sync_only;
         let entries = self.pending.entry_count();
-        let bytes = self.pending.payload_bytes();
-        let last_entry_id = self.pending.next_entry_id() - 1;
+        let bytes = if is_sync { 0 } else { self.pending.payload_bytes() };
+        let last_entry_id = if is_sync { self.begun_entry_id } else { self.pending.next_entry_id() - 1 };
         let is_wanted = self.wanted_entry_id > self.begun_entry_id
             || self.waiters.driver_behind(self.begun_entry_id).is_some();
         let effect = if is_wanted { Effect::Durable } else { effect };
-        let (frame_bytes, depth) = (self.pending.frame_bytes(), self.flights.len() + 1);
+        let depth = self.flights.len() + 1;
+        let (entries, frame_bytes) = if is_sync { (0, 0) } else { (entries, self.pending.frame_bytes()) };
         let begun = self.probe.begin(now, Begun { entries, bytes, frame_bytes, depth, ..Begun::default() });
-        let work = if self.pending.is_empty() {
+        let work = if is_sync {
             Work::Sync
         } else {
             let alignment = self.options.frame_alignment;

@@ -52,6 +52,7 @@ fn options(random: &mut Random) -> WalOptions {
         flush_policy: [FlushPolicy::PerAppend, FlushPolicy::Manual, FlushPolicy::EveryN(2)]
             [random.below(3) as usize],
         prepare_ahead: PrepareAhead::Never,
+        frame_alignment: if random.below(4) == 0 { 4096 } else { 512 },
         ..WalOptions::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Tickets: every way of waiting, and every way in which waiting may end.
 
 use crate::power_cut::{check, payload};
+use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{
@@ -271,6 +272,69 @@ fn too_much_that_waits_is_refused_or_waits_by_choice() {
         assert_eq!(wal.append_bytes(&payload(next)).expect("there is room again"), next);
         drop(wal);
         assert_eq!(entries(&disk), next);
+    }
+}
+
+#[test]
+fn what_is_flushed_becomes_durable_although_there_is_no_space_for_what_follows() {
+    let options = WalOptions { segment_bytes_max: 1, flush_policy: FlushPolicy::Manual, ..options() };
+    let (_, faults, wal) = open(options);
+    wal.append_bytes(&payload(2)).expect("appends");
+    wal.flush().expect("flushes");
+    wal.append_bytes(&payload(3)).expect("appends");
+    // Each entry has a segment of its own, and the third gets none.
+    faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+    wal.wait_durable(2).expect("it needs no space");
+    assert!(!faults.all_struck(), "a segment was asked for, for entries that nobody waits for");
+    assert_eq!(wal.durable_entry_id(), 2);
+    assert!(wal.wait_durable(3).expect_err("there is no space").is_out_of_space());
+    wal.wait_durable(3).expect("there is now");
+}
+
+/// A clock that stands still for so many looks, and then shows that every segment is too old.
+#[derive(Debug)]
+struct Clock {
+    random: SeededEnvironment,
+    young_looks: AtomicU64,
+}
+
+impl Environment for Clock {
+    fn random(&self) -> u64 {
+        self.random.random()
+    }
+
+    fn elapsed(&self) -> Duration {
+        let left =
+            self.young_looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() { Duration::ZERO } else { Duration::from_secs(3600) }
+    }
+}
+
+/// Between looking whether a batch needs a new segment and making one, more may be appended, and time passes.
+/// The segment must not be left while commits of it are in flight.
+#[test]
+fn no_segment_is_left_while_commits_of_it_are_in_flight() {
+    for young_looks in 0..12 {
+        let clock =
+            Arc::new(Clock { random: SeededEnvironment::new(1), young_looks: AtomicU64::new(u64::MAX) });
+        let options = WalOptions {
+            environment: Arc::clone(&clock) as Arc<dyn Environment>,
+            segment_age_max: Some(Duration::from_secs(60)),
+            pipeline_depth: Some(4),
+            ..options()
+        };
+        let (disk, faults, wal) = open(options);
+        let gate = Gate::new();
+        faults.inject(At::next_of(Operation::Submit), Fault::Hold(gate.clone()));
+        let first = submit(&wal);
+        gate.wait_until_held();
+        let second = submit(&wal);
+        clock.young_looks.store(young_looks, Ordering::Relaxed);
+        gate.open();
+        assert_eq!(first.wait().expect("commits"), 2, "{young_looks}");
+        assert_eq!(second.wait().expect("commits"), 3, "{young_looks}");
+        drop(wal);
+        assert_eq!(entries(&disk), 3, "{young_looks}");
     }
 }
 

@@ -114,7 +114,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             let idle = queue.durable_entry_id >= wanted || queue.check().is_err();
             let turn = if idle { Turn::Wait } else { queue.turn(wanted, Effect::Durable) };
             queue = match turn {
-                Turn::Submit => self.submit(queue, Effect::Durable),
+                Turn::Submit => self.submit(queue, wanted, Effect::Durable),
                 Turn::Reap => self.reap(queue),
                 Turn::Wait => {
                     let next = queue.next_driver();
