@@ -260,6 +260,16 @@ impl Scanner {
         }
     }
 
+    /// [`step`](Self::step) for a file that is being written: ends at the first frame that is not there yet,
+    /// without looking at what is behind it. [`retry`](Self::retry) goes on.
+    pub fn step_live<'w>(&mut self, window_offset: u64, window: &'w [u8]) -> Step<'w> {
+        let view = View { offset: window_offset, bytes: window };
+        match self.state {
+            State::Frames => self.next_frame(view).unwrap_or(Step::End),
+            State::Evidence(_) | State::Done => Step::End,
+        }
+    }
+
     #[inline]
     fn next_frame<'w>(&mut self, view: View<'w>) -> Option<Step<'w>> {
         let offset = self.end.offset;

@@ -26,6 +26,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("walog", 5),
     ("recover", 6),
     ("publish", 6),
+    ("inspect", 6),
+    ("repair", 7),
 ];
 
 /// Side wings and the rooms that they may name; `None` is every room.
