@@ -55,10 +55,8 @@ mod tests {
         bytes.extend_from_slice(b"end\n");
         lines(&bytes, 0x200, &mut |line| text.push_str(line));
         let zeros = "00 ".repeat(15) + "00";
-        let expected = format!(
-            "000200  {zeros:<48}  |................|\n*\n000240  {:<48}  |end.|\n",
-            "65 6e 64 0a"
-        );
+        let expected =
+            format!("000200  {zeros:<48}  |................|\n*\n000240  {:<48}  |end.|\n", "65 6e 64 0a");
         assert_eq!(text, expected);
     }
 }

@@ -124,6 +124,8 @@ pub struct ScanEnd {
     pub seal: Option<Seal>,
     /// The highest watermark that anything in the file attests.
     pub attested: Attestation,
+    /// The highest entry id that any header that checks out states, whatever becomes of its frame.
+    pub stated_entry_id: u64,
     /// What stands at `offset`.
     pub bad: BadFrame,
     /// Headers that check out behind it.
@@ -196,6 +198,7 @@ impl Scanner {
                 opening: None,
                 seal: None,
                 attested: Attestation::default(),
+                stated_entry_id: 0,
                 bad: BadFrame::None,
                 later_frames: 0,
                 trailing_bytes: false,
@@ -320,6 +323,7 @@ impl Scanner {
     ) -> Option<Step<'w>> {
         let bytes_needed = header.frame_bytes(self.alignment);
         let next = offset + bytes_needed;
+        self.end.stated_entry_id = self.end.stated_entry_id.max(header.next_entry_id() - 1);
         if bytes_needed > available {
             self.end.attested.raise(header.durable_entry_id, offset);
             let bad = match self.end.known_end {
@@ -507,6 +511,7 @@ impl Scanner {
                     Reopened::No => {
                         self.end.later_frames += 1;
                         self.end.attested.raise(header.durable_entry_id, from);
+                        self.end.stated_entry_id = self.end.stated_entry_id.max(header.next_entry_id() - 1);
                         let claimed = header.frame_bytes(self.alignment);
                         from += if self.kind == FileKind::RecordLog { unit } else { claimed };
                     }

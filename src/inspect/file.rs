@@ -59,6 +59,17 @@ pub fn inspect_file<D: Directory + ?Sized>(
     path: &str,
     progress: &mut dyn FnMut(u64),
 ) -> PersistenceResult<FileInspection> {
+    read_file(directory, path, progress, &mut |_, _| Ok(()))
+}
+
+/// [`inspect_file`], and hands every entry that checks out to `visit`, in order: entries of a segment, records of
+/// a record log, chunks of a checkpoint's state. An error of `visit` ends the reading and is returned.
+pub fn read_file<D: Directory + ?Sized>(
+    directory: &D,
+    path: &str,
+    progress: &mut dyn FnMut(u64),
+    visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
+) -> PersistenceResult<FileInspection> {
     let kind = kind_of(directory, path)?;
     let file = directory.open_at(path)?;
     let mut report = FileReport {
@@ -73,7 +84,7 @@ pub fn inspect_file<D: Directory + ?Sized>(
     let judged = match read_header(file.as_ref(), kind)? {
         HeaderState::Good(header) => {
             report.header = Some((&header).into());
-            scan(directory, path, &header, progress, &mut report)?
+            scan(directory, &header, progress, visit, &mut report)?
         }
         state => Err(without_header(directory, path, kind, state)),
     };
@@ -93,17 +104,24 @@ fn read_header(file: &dyn ReadAt, kind: FileKind) -> PersistenceResult<HeaderSta
 /// Reads all frames; the judgement is that of the kind's own reader.
 fn scan<D: Directory + ?Sized>(
     directory: &D,
-    path: &str,
     header: &Header,
     progress: &mut dyn FnMut(u64),
+    visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
     report: &mut FileReport,
 ) -> PersistenceResult<PersistenceResult<Option<TornTail>>> {
+    let path = report.path.clone();
+    let path = path.as_str();
     let mut reader = FrameReader::new(directory.open_at(path)?, path, header, None)?;
     let (mut told, mut first_entry_id) = (0, None);
     while let Some(frame) = reader.next_frame()? {
         progress(frame.offset.saturating_sub(told));
         told = told.max(frame.offset);
         first_entry_id = first_entry_id.or(Some(frame.header.first_entry_id));
+        if frame.header.kind == FrameKind::Data {
+            for (entry_id, payload) in Entries::new(&frame.header, frame.payload) {
+                visit(entry_id, payload)?;
+            }
+        }
     }
     progress(report.file_bytes.saturating_sub(told));
     let end = reader.into_end();
@@ -191,7 +209,11 @@ pub fn dump_file<D: Directory + ?Sized>(
         }
         let padding = at + frame.payload.len() as u64..behind;
         if !padding.is_empty() {
-            emit(&format!("{:06x}  {:<48}  padding\n", padding.start, format!("00 * {}", behind - padding.start)));
+            emit(&format!(
+                "{:06x}  {:<48}  padding\n",
+                padding.start,
+                format!("00 * {}", behind - padding.start)
+            ));
         }
     }
     let end = reader.into_end();

@@ -9,8 +9,10 @@ mod file;
 mod log;
 mod verdict;
 
-pub use file::{Dump, FileInspection, dump_file, inspect_file, kind_of};
-pub use log::{Contents, FileReport, HeaderReport, LogInspection, OpeningReport, Role, SealReport, inspect_log};
+pub use file::{Dump, FileInspection, dump_file, inspect_file, kind_of, read_file};
+pub use log::{
+    Contents, FileReport, HeaderReport, LogInspection, OpeningReport, Role, SealReport, inspect_log,
+};
 pub use verdict::Verdict;
 
 /// Numbers that are names, as text.

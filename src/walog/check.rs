@@ -122,6 +122,11 @@ pub struct WalChecked {
 }
 
 impl WalChecked {
+    /// How many segments the log has.
+    pub fn segments(&self) -> usize {
+        self.chain.segments.len()
+    }
+
     /// Id of the first entry that is there, or of the one that comes first; `None` without a segment.
     pub fn first_entry_id(&self) -> Option<u64> {
         self.chain.segments.first().map(|first| first.first_entry_id)
