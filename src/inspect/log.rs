@@ -11,7 +11,7 @@ use crate::framing::{FrameReader, Region};
 use crate::limits::READ_CHUNK_BYTES;
 use crate::storage::{Directory, ReadAt, path};
 use crate::walog::catalogue::{self, Chain, Found, Started};
-use crate::walog::{LogEnd, SegmentScan, WalCheck, WalChecked};
+use crate::walog::{LogEnd, SegmentScans, WalCheck, WalChecked};
 use std::sync::Arc;
 
 /// What a file is to its log.
@@ -204,7 +204,7 @@ pub struct LogInspection {
 /// [`WalCheck::run`]. `NotFound` when there is no log.
 pub fn inspect_log<D: Directory + ?Sized>(
     directory: &Arc<D>,
-    scan_all: impl FnMut(&WalCheck<D>) -> Vec<PersistenceResult<SegmentScan>>,
+    scan_all: impl FnMut(&WalCheck<D>) -> SegmentScans,
 ) -> PersistenceResult<LogInspection> {
     let (checked, end) = WalCheck::run(directory, scan_all);
     let verdict = Verdict::of_log(&end)?;

@@ -18,7 +18,7 @@ use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, DurableDirectory, Effect, FileOptions, path,
 };
-use crate::walog::{SegmentScan, WalCheck};
+use crate::walog::{SegmentScans, WalCheck};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl<D: DurableDirectory + ?Sized> Repair<D> {
     pub fn of_log(
         directory: Arc<D>,
         keep: Keep,
-        scan_all: &mut dyn FnMut(&WalCheck<Planned<D>>) -> Vec<PersistenceResult<SegmentScan>>,
+        mut scan_all: impl FnMut(&WalCheck<Planned<D>>) -> SegmentScans,
     ) -> PersistenceResult<Self> {
         if !directory.try_exists(names::WAL_DIRECTORY)? {
             return Err(PersistenceError::NotFound { path: names::WAL_DIRECTORY.to_owned() });
@@ -69,7 +69,7 @@ impl<D: DurableDirectory + ?Sized> Repair<D> {
                 directory.await_unlocked(&file, Duration::from_millis(LOCK_WAIT_MS_DEFAULT))?;
             }
         }
-        let plan = plan_log(&directory, keep, scan_all)?;
+        let plan = plan_log(&directory, keep, &mut scan_all)?;
         Ok(Self { directory, beside: String::new(), plan, _lock: lock })
     }
 

@@ -11,7 +11,7 @@ use crate::framing::{FrameReader, read_header};
 use crate::inspect::{Verdict, inspect_file};
 use crate::storage::{Directory, path};
 use crate::walog::catalogue::{self, Found};
-use crate::walog::{SegmentScan, WalCheck, WalChecked};
+use crate::walog::{SegmentScans, WalCheck, WalChecked};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -133,12 +133,12 @@ fn as_text<S: serde::Serializer>(value: &Loss, serializer: S) -> Result<S::Ok, S
 pub fn plan_log<D: Directory + ?Sized>(
     directory: &Arc<D>,
     keep: Keep,
-    scan_all: &mut dyn FnMut(&WalCheck<Planned<D>>) -> Vec<PersistenceResult<SegmentScan>>,
+    mut scan_all: impl FnMut(&WalCheck<Planned<D>>) -> SegmentScans,
 ) -> PersistenceResult<RepairPlan> {
     let mut planner = Planner::new(directory);
     loop {
         let as_planned = Arc::new(Planned::new(Arc::clone(directory), &planner.steps));
-        let (checked, end) = WalCheck::run(&as_planned, &mut *scan_all);
+        let (checked, end) = WalCheck::run(&as_planned, &mut scan_all);
         let verdict = Verdict::of_log(&end)?;
         planner.found.get_or_insert_with(|| verdict.clone());
         if verdict == Verdict::Clean {

@@ -28,6 +28,9 @@ pub struct SegmentScan {
     pub end: ScanEnd,
 }
 
+/// What became of reading each segment, in their order.
+pub type SegmentScans = Vec<PersistenceResult<SegmentScan>>;
+
 impl<D: Directory + ?Sized> WalCheck<D> {
     /// Lists the segments of the log. `NotFound` when there is none; corruption where the files do not make a
     /// log.
@@ -43,7 +46,7 @@ impl<D: Directory + ?Sized> WalCheck<D> {
     /// torn tail is part of the answer, corruption is an error.
     pub fn run(
         directory: &Arc<D>,
-        mut scan_all: impl FnMut(&Self) -> Vec<PersistenceResult<SegmentScan>>,
+        mut scan_all: impl FnMut(&Self) -> SegmentScans,
     ) -> (Option<WalChecked>, PersistenceResult<LogEnd>) {
         for attempt in 0.. {
             let check = match Self::begin(Arc::clone(directory)) {
@@ -91,11 +94,11 @@ impl<D: Directory + ?Sized> WalCheck<D> {
     }
 
     /// Reads every segment, one after the other.
-    pub fn scan_all(&self) -> Vec<PersistenceResult<SegmentScan>> {
+    pub fn scan_all(&self) -> SegmentScans {
         (0..self.segments()).map(|index| self.scan(index, &mut |_| {})).collect()
     }
 
-    fn conclude(&self, scans: Vec<PersistenceResult<SegmentScan>>) -> PersistenceResult<LogEnd> {
+    fn conclude(&self, scans: SegmentScans) -> PersistenceResult<LogEnd> {
         match self.chain.find(1) {
             // Truncated: the log is what is left.
             Ok(_) | Err(PersistenceError::PrefixUnavailable { .. }) => {}

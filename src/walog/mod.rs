@@ -31,7 +31,7 @@ mod walk;
 mod writer;
 
 pub use crate::framing::Region;
-pub use check::{SegmentScan, WalCheck, WalChecked};
+pub use check::{SegmentScan, SegmentScans, WalCheck, WalChecked};
 pub use follow::WalFollower;
 pub use options::{Backpressure, WalObserver, WalOptions};
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};

@@ -3,10 +3,10 @@
 
 use super::Failure;
 use crate::{CORRUPT, TORN, USAGE};
-use durability::error::{FormatProblem, PersistenceError, PersistenceResult};
+use durability::error::{FormatProblem, PersistenceError};
 use durability::formats::header::FileKind;
 use durability::inspect::{self, Verdict};
-use durability::walog::{SegmentScan, WalCheck};
+use durability::walog::{SegmentScans, WalCheck};
 use durability::{Directory, FsDirectory};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -127,7 +127,7 @@ impl Reading {
         &self,
         check: &WalCheck<D>,
         progress: &ProgressBar,
-    ) -> Vec<PersistenceResult<SegmentScan>> {
+    ) -> SegmentScans {
         progress.set_position(0);
         progress.set_length(check.file_bytes());
         let count = check.segments();

@@ -6,7 +6,8 @@ use super::verify::{check_log, kind_name};
 use crate::CORRUPT;
 use durability::formats::header::FileKind;
 use durability::inspect::{Verdict, inspect_file};
-use durability::repair::{Keep, Repair, RepairPlan, RepairState, plan_log, plan_record_log};
+use durability::repair::{Keep, Planned, Repair, RepairPlan, RepairState, plan_log, plan_record_log};
+use durability::walog::WalCheck;
 use durability::{Directory, FsDirectory};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -134,13 +135,13 @@ fn repair_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<Exi
         Side::Newest => Keep::Newest,
     };
     let bar = progress(arguments.named.json);
-    let mut scan_all = |check: &_| arguments.reading.scan_all(check, &bar);
+    let scan_all = |check: &WalCheck<Planned<FsDirectory>>| arguments.reading.scan_all(check, &bar);
     if !arguments.apply {
-        let plan = plan_log(directory, keep, &mut scan_all)?;
+        let plan = plan_log(directory, keep, scan_all)?;
         bar.finish_and_clear();
         return dry_run(arguments, &plan, "log");
     }
-    let repair = Repair::of_log(Arc::clone(directory), keep, &mut scan_all)?;
+    let repair = Repair::of_log(Arc::clone(directory), keep, scan_all)?;
     bar.finish_and_clear();
     apply(arguments, repair, "log", &mut || {
         let (_, _, end) = check_log(directory, &arguments.reading, arguments.named.json);
