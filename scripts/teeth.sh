@@ -95,6 +95,12 @@ strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
 fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | it | hostile::thousands_of_injured_fixtures_are_answered
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
+repair_cuts_before_saving | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
+repair_moves_oldest_first | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
+repair_loses_unasked | it | repair::what_was_acknowledged_goes_only_when_it_is_named
+follow_hands_out_unattested | it | follow::what_a_follower_handed_out_survives_every_power_cut
+follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged
+follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
 TABLE
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 /// What a log or a file is found to be. The words are those of `docs/guarantees.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[cfg_attr(feature = "serde", serde(tag = "verdict", rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", serde(tag = "verdict", content = "finding", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Verdict {
     /// It ends cleanly.

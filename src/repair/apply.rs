@@ -111,7 +111,8 @@ impl<D: DurableDirectory + ?Sized> Repair<D> {
             return Err(PersistenceError::invalid_state("repair", obstacle.clone()));
         }
         let loss = self.plan.loss;
-        if !loss.is_none() && accepted != Some(loss.to_string().as_str()) {
+        let is_accepted = loss.is_none() || accepted == Some(loss.to_string().as_str());
+        if !is_accepted && !planted::on("repair_loses_unasked") {
             let reason = format!("it would lose entries {loss}, which was not accepted");
             return Err(PersistenceError::invalid_state("repair", reason));
         }

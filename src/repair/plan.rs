@@ -9,6 +9,7 @@ use crate::formats::header::{FileKind, HeaderState};
 use crate::formats::names::{self, WalName};
 use crate::framing::{FrameReader, read_header};
 use crate::inspect::{Verdict, inspect_file};
+use crate::planted;
 use crate::storage::{Directory, path};
 use crate::walog::catalogue::{self, Found};
 use crate::walog::{SegmentScans, WalCheck, WalChecked};
@@ -282,7 +283,16 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
         self.behind_is_lost = true;
         let later = segments.iter().skip(at.map_or(segments.len(), |index| index + 1));
         self.damaged.extend(later.map(|segment| segment.path.clone()));
-        self.cut_log(as_planned, checked, &corruption.path, corruption.offset)
+        let before = self.steps.len();
+        self.cut_log(as_planned, checked, &corruption.path, corruption.offset)?;
+        match &corruption.proof {
+            // The log ends there already; what says that it went on is a segment whose opening is gone.
+            Proof::Attested { path, .. } if self.steps.len() == before => {
+                self.damaged.insert(path.clone());
+                self.cut_log(as_planned, checked, path, 0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends the log at this place: newer segments go, the newest first, so that no crash leaves a hole; then
@@ -296,7 +306,11 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
     ) -> PersistenceResult<()> {
         let segments = &checked.chain.segments;
         let at = segments.iter().position(|segment| segment.path == path).unwrap_or(segments.len());
-        for segment in segments.iter().skip(at + 1).rev() {
+        let mut later: Vec<_> = segments.iter().skip(at + 1).rev().collect();
+        if planted::on("repair_moves_oldest_first") {
+            later.reverse();
+        }
+        for segment in later {
             self.move_away(as_planned, &segment.path)?;
         }
         // A segment whose first commit did not arrive stays, as one that was never started: the seal of the

@@ -10,6 +10,7 @@ use super::walk;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{Entries, FrameKind};
 use crate::framing::{Frame, FrameReader};
+use crate::planted;
 use crate::storage::Directory;
 use std::sync::Arc;
 
@@ -116,14 +117,14 @@ impl<D: Directory + ?Sized> WalFollower<D> {
         visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
     ) -> PersistenceResult<bool> {
         let mut any = false;
-        while self.next_entry_id <= self.durable_entry_id {
+        while self.next_entry_id <= self.durable_entry_id || planted::on("follow_hands_out_unattested") {
             let Some(at) = &mut self.at else { break };
             let Some(frame) = next(&mut at.reader)? else {
-                let segment = at.segment + 1;
-                if segment >= self.chain.segments.len() {
+                // A segment that is not read to its end is not left behind: that would be a gap.
+                if !walk::reaches_successor(at.reader.end()) && !planted::on("follow_leaves_gaps") {
                     break;
                 }
-                self.at = place(self.directory.as_ref(), &self.chain, segment)?;
+                self.at = place(self.directory.as_ref(), &self.chain, at.segment + 1)?;
                 continue;
             };
             if frame.header.kind != FrameKind::Data || frame.header.next_entry_id() <= self.next_entry_id {
@@ -144,6 +145,9 @@ impl<D: Directory + ?Sized> WalFollower<D> {
     /// Whether a segment was started that was none when the log was listed, or one was taken away that is
     /// still needed.
     fn may_go_on_elsewhere(&self) -> PersistenceResult<bool> {
+        if planted::on("follow_stays_in_its_segment") {
+            return Ok(false);
+        }
         if self.next_entry_id <= self.durable_entry_id || self.chain.segments.is_empty() {
             return Ok(true);
         }

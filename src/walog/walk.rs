@@ -91,7 +91,7 @@ pub fn walk<D: Directory + ?Sized>(
 }
 
 /// Whether a segment was read to the place where its successor says that it ends.
-fn reaches_successor(end: &ScanEnd) -> bool {
+pub(super) fn reaches_successor(end: &ScanEnd) -> bool {
     end.known_end
         .is_some_and(|known| end.offset == known.offset && end.last_entry_id() == Some(known.last_entry_id))
 }

@@ -177,7 +177,7 @@ fn dry_run(arguments: &Arguments, plan: &RepairPlan, kind: &'static str) -> Resu
         return Ok(ExitCode::from(code));
     }
     println!("{}: {}", arguments.named.path.display(), plan.found);
-    tell_plan(arguments, plan, "would");
+    tell_plan(arguments, plan, false);
     if !plan.steps.is_empty() {
         let accept = match plan.loss.is_none() {
             true => String::new(),
@@ -193,7 +193,7 @@ fn path(arguments: &Arguments) -> String {
     format!("{}{keep}", arguments.named.path.display())
 }
 
-fn tell_plan(arguments: &Arguments, plan: &RepairPlan, word: &str) {
+fn tell_plan(arguments: &Arguments, plan: &RepairPlan, is_done: bool) {
     if let Some(obstacle) = &plan.obstacle {
         println!("it cannot be repaired: {obstacle}");
         return;
@@ -202,15 +202,16 @@ fn tell_plan(arguments: &Arguments, plan: &RepairPlan, word: &str) {
         println!("nothing to do");
         return;
     }
+    let (does, holds) = if is_done { ("did", "holds") } else { ("would", "would hold") };
     for step in &plan.steps {
-        println!("{word} {step}");
+        println!("{does} {step}");
     }
-    println!("the log {word} hold entries {} to {}", plan.first_entry_id, plan.last_entry_id);
+    println!("the log {holds} entries {} to {}", plan.first_entry_id, plan.last_entry_id);
     if plan.loss.is_none() {
         println!("no acknowledged entry is lost");
     } else {
         println!("entries that were acknowledged, or may have been, and are lost: {}", plan.loss);
-        if arguments.keep == Side::Oldest && plan.loss.behind.is_some() {
+        if !is_done && arguments.keep == Side::Oldest && plan.loss.behind.is_some() {
             println!(
                 "look for a replica or a backup first; with a checkpoint that covers the damage see --keep newest"
             );
@@ -251,7 +252,7 @@ fn apply(
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{}: {}", arguments.named.path.display(), plan.found);
-        tell_plan(arguments, &plan, "did");
+        tell_plan(arguments, &plan, true);
         if let Some(folder) = folder {
             println!("what was taken out, and a report, is in {folder}");
         }
@@ -267,7 +268,7 @@ fn refuse(arguments: &Arguments, plan: &RepairPlan, kind: &'static str) -> Resul
         return Ok(ExitCode::from(CORRUPT));
     }
     println!("{}: {}", arguments.named.path.display(), plan.found);
-    tell_plan(arguments, plan, "would");
+    tell_plan(arguments, plan, false);
     match &arguments.accept_loss {
         _ if plan.obstacle.is_some() => {}
         None => println!("refused, nothing was changed; to accept this: --accept-loss {}", plan.loss),
