@@ -282,17 +282,9 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
         }
         self.behind_is_lost = true;
         let later = segments.iter().skip(at.map_or(segments.len(), |index| index + 1));
-        self.damaged.extend(later.map(|segment| segment.path.clone()));
-        let before = self.steps.len();
-        self.cut_log(as_planned, checked, &corruption.path, corruption.offset)?;
-        match &corruption.proof {
-            // The log ends there already; what says that it went on is a segment whose opening is gone.
-            Proof::Attested { path, .. } if self.steps.len() == before => {
-                self.damaged.insert(path.clone());
-                self.cut_log(as_planned, checked, path, 0)
-            }
-            _ => Ok(()),
-        }
+        let later = later.map(|segment| segment.path.clone());
+        self.damaged.extend(later.chain(checked.chain.unfinished.iter().map(|(path, _)| path.clone())));
+        self.cut_log(as_planned, checked, &corruption.path, corruption.offset)
     }
 
     /// Ends the log at this place: newer segments go, the newest first, so that no crash leaves a hole; then
@@ -304,8 +296,13 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
         path: &str,
         offset: u64,
     ) -> PersistenceResult<()> {
+        // A segment whose first commit did not arrive stays, as one that was never started: the seal of the
+        // one before may name it.
+        for (unfinished, header) in checked.chain.unfinished.iter().rev() {
+            self.cut(as_planned, unfinished, header.first_frame_offset())?;
+        }
         let segments = &checked.chain.segments;
-        let at = segments.iter().position(|segment| segment.path == path).unwrap_or(segments.len());
+        let Some(at) = segments.iter().position(|segment| segment.path == path) else { return Ok(()) };
         let mut later: Vec<_> = segments.iter().skip(at + 1).rev().collect();
         if planted::on("repair_moves_oldest_first") {
             later.reverse();
@@ -313,13 +310,7 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
         for segment in later {
             self.move_away(as_planned, &segment.path)?;
         }
-        // A segment whose first commit did not arrive stays, as one that was never started: the seal of the
-        // one before may name it.
-        let header = segments.get(at).map(|segment| segment.header);
-        let unfinished = checked.chain.unfinished.iter().find(|(unfinished, _)| unfinished == path);
-        let header = header.or(unfinished.map(|(_, header)| *header));
-        let least = header.map_or(0, |header| header.first_frame_offset());
-        self.cut(as_planned, path, offset.max(least))
+        self.cut(as_planned, path, offset.max(segments[at].header.first_frame_offset()))
     }
 
     fn cut(&mut self, as_planned: &Planned<D>, path: &str, offset: u64) -> PersistenceResult<()> {
