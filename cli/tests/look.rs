@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 type Wal = WalWriter<(), FsDirectory>;
@@ -557,7 +557,7 @@ mod follow {
     use super::*;
     use durability::walog::WalMaintenance;
     use std::io::{BufRead, BufReader};
-    use std::process::{Child, ChildStdout, Stdio};
+    use std::process::{Child, ChildStdout};
 
     struct Follower {
         child: Child,
@@ -664,6 +664,29 @@ mod follow {
         let mut follower = Follower::of(&root, &[]);
         assert_eq!([follower.next(), follower.next(), follower.next(), follower.next()], [1, 2, 3, 4]);
         assert_eq!(follower.wait(), Some(4));
+    }
+}
+
+/// Whoever pipes into `head` and the like is not told about it, and the verdict is the exit code all the same.
+#[cfg(unix)]
+#[test]
+fn a_closed_output_is_no_error() {
+    let scratch = scratch();
+    let root = killed(scratch.path());
+    for (arguments, expected) in [
+        (&["verify"][..], 0),
+        (&["verify", "--json"], 0),
+        (&["inspect"], 0),
+        (&["dump"], 0),
+        (&["repair"], 0),
+    ] {
+        // A pipe whose reader has ended.
+        let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().expect("runs");
+        let writer = reader.stdin.take().expect("a pipe");
+        reader.wait().expect("ends");
+        let output = command(arguments, &root).stdout(writer).output().expect("runs");
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
     }
 }
 

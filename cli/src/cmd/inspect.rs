@@ -1,7 +1,7 @@
 //! `durability inspect`: what is in a log's folder, or in one file.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, size};
+use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, size, unless_closed};
 use super::verify::kind_name;
 use durability::formats::frame::SealReason;
 use durability::inspect::{self, Dump, FileInspection, FileReport, LogInspection, Role};
@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let inspection =
                 inspect::inspect_log(&directory, |check| arguments.reading.scan_all(check, &bar))?;
             bar.finish_and_clear();
-            print_log(arguments, &inspection, &mut out)?;
+            unless_closed(print_log(arguments, &inspection, &mut out))?;
             exit_code(&inspection.verdict)
         }
         Target::File { directory, name, .. } => {
@@ -79,14 +79,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                         failed = out.write_all(text.as_bytes());
                     }
                 })?;
-                failed.and_then(|()| writeln!(out, "\n{}", inspection.verdict))?;
+                let told = failed.and_then(|()| writeln!(out, "\n{}", inspection.verdict));
+                unless_closed(told.map_err(Failure::from))?;
             } else {
-                print_file(arguments, &inspection, &mut out)?;
+                unless_closed(print_file(arguments, &inspection, &mut out))?;
             }
             exit_code(&inspection.verdict)
         }
     };
-    out.flush()?;
+    unless_closed(out.flush().map_err(Failure::from))?;
     Ok(ExitCode::from(code))
 }
 

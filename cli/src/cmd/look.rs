@@ -9,7 +9,7 @@ use durability::inspect::{self, Verdict};
 use durability::walog::{SegmentScans, WalCheck};
 use durability::{Directory, FsDirectory};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -163,6 +163,24 @@ pub fn progress(quiet: bool) -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// Writes a line to standard output. Whoever closed it has seen enough: that is no error.
+pub fn say(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
+    unless_closed(writeln!(std::io::stdout(), "{line}").map_err(Failure::from))
+}
+
+/// An error that is no more than a closed standard output is none.
+pub fn unless_closed(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(error) if is_closed_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_closed_pipe(error: &Failure) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -176,4 +194,91 @@ pub struct Named {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use durability::error::PersistenceResult;
+    use durability::storage::ReadAt;
+    use durability::walog::{WalOptions, WalWriter};
+    use std::io::Read;
+    use std::sync::Condvar;
+    use std::time::Duration;
+
+    /// A directory whose files open when so many are being opened at once, or not at all.
+    struct Gate {
+        inner: FsDirectory,
+        together: AtomicUsize,
+        waiting: Mutex<usize>,
+        arrived: Condvar,
+    }
+
+    impl Directory for Gate {
+        fn create_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+            self.inner.create_file(path)
+        }
+        fn append_file(&self, path: &str) -> PersistenceResult<Box<dyn Write + Send>> {
+            self.inner.append_file(path)
+        }
+        fn open_file(&self, path: &str) -> PersistenceResult<Box<dyn Read + Send>> {
+            self.inner.open_file(path)
+        }
+        fn exists(&self, path: &str) -> bool {
+            self.inner.exists(path)
+        }
+        fn delete(&self, path: &str) -> PersistenceResult<()> {
+            self.inner.delete(path)
+        }
+        fn atomic_rename(&self, from: &str, to: &str) -> PersistenceResult<()> {
+            self.inner.atomic_rename(from, to)
+        }
+        fn create_dir_all(&self, path: &str) -> PersistenceResult<()> {
+            self.inner.create_dir_all(path)
+        }
+        fn list_dir(&self, path: &str) -> PersistenceResult<Vec<String>> {
+            self.inner.list_dir(path)
+        }
+        fn atomic_write(&self, path: &str, data: &[u8]) -> PersistenceResult<()> {
+            self.inner.atomic_write(path, data)
+        }
+        fn file_path(&self, path: &str) -> Option<PathBuf> {
+            self.inner.file_path(path)
+        }
+        fn open_at(&self, path: &str) -> PersistenceResult<Box<dyn ReadAt>> {
+            let mut waiting = self.waiting.lock().expect("not poisoned");
+            *waiting += 1;
+            self.arrived.notify_all();
+            let patience = Duration::from_secs(20);
+            let (_here, late) = self
+                .arrived
+                .wait_timeout_while(waiting, patience, |here| *here < self.together.load(Ordering::SeqCst))
+                .expect("waits");
+            assert!(!late.timed_out(), "nobody reads at the same time");
+            self.inner.open_at(path)
+        }
+    }
+
+    #[test]
+    fn segments_are_read_side_by_side() {
+        let root = tempfile::tempdir().expect("a directory");
+        let inner = FsDirectory::new(root.path()).expect("opens");
+        let options = WalOptions { segment_bytes_max: 1, preallocate_bytes: 0, ..WalOptions::default() };
+        let mut wal =
+            WalWriter::<(), FsDirectory>::open_with(Arc::new(inner.clone()), options).expect("opens");
+        for _ in 0..3 {
+            wal.append_bytes_durable(b"entry").expect("commits");
+        }
+        wal.close().expect("closes");
+        let gate =
+            Gate { inner, together: AtomicUsize::new(0), waiting: Mutex::new(0), arrived: Condvar::new() };
+        let gate = Arc::new(gate);
+        let check = WalCheck::begin(Arc::clone(&gate)).expect("lists");
+        *gate.waiting.lock().expect("not poisoned") = 0;
+        gate.together.store(3, Ordering::SeqCst);
+        let reading = Reading { threads: NonZeroUsize::new(3) };
+        let scans = reading.scan_all(&check, &ProgressBar::hidden());
+        let entries: Vec<_> = scans.into_iter().map(|scan| scan.expect("reads").end.entries).collect();
+        assert_eq!(entries, [1, 1, 1]);
+    }
 }

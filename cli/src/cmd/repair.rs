@@ -1,7 +1,7 @@
 //! `durability repair`: takes out of a log what cannot be read, and keeps it beside.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, Usage, exit_code, progress};
+use super::look::{EXIT_CODES, Named, Reading, Target, Usage, exit_code, progress, say};
 use super::verify::{check_log, kind_name};
 use crate::CORRUPT;
 use durability::formats::header::FileKind;
@@ -173,17 +173,20 @@ fn dry_run(arguments: &Arguments, plan: &RepairPlan, kind: &'static str) -> Resu
     let code = exit_code(&plan.found);
     if arguments.named.json {
         let report = Report { exit_code: Some(code), ..Report::new(plan, kind, "dry_run") };
-        println!("{}", serde_json::to_string(&report)?);
+        say(format_args!("{}", serde_json::to_string(&report)?))?;
         return Ok(ExitCode::from(code));
     }
-    println!("{}: {}", arguments.named.path.display(), plan.found);
-    tell_plan(arguments, plan, false);
+    say(format_args!("{}: {}", arguments.named.path.display(), plan.found))?;
+    tell_plan(arguments, plan, false)?;
     if !plan.steps.is_empty() {
         let accept = match plan.loss.is_none() {
             true => String::new(),
             false => format!(" --accept-loss {}", plan.loss),
         };
-        println!("nothing was changed; to do it: durability repair {} --apply{accept}", path(arguments));
+        say(format_args!(
+            "nothing was changed; to do it: durability repair {} --apply{accept}",
+            path(arguments)
+        ))?;
     }
     Ok(ExitCode::from(code))
 }
@@ -193,30 +196,31 @@ fn path(arguments: &Arguments) -> String {
     format!("{}{keep}", arguments.named.path.display())
 }
 
-fn tell_plan(arguments: &Arguments, plan: &RepairPlan, is_done: bool) {
+fn tell_plan(arguments: &Arguments, plan: &RepairPlan, is_done: bool) -> Result<(), Failure> {
     if let Some(obstacle) = &plan.obstacle {
-        println!("it cannot be repaired: {obstacle}");
-        return;
+        say(format_args!("it cannot be repaired: {obstacle}"))?;
+        return Ok(());
     }
     if plan.steps.is_empty() {
-        println!("nothing to do");
-        return;
+        say(format_args!("nothing to do"))?;
+        return Ok(());
     }
     let (does, holds) = if is_done { ("did", "holds") } else { ("would", "would hold") };
     for step in &plan.steps {
-        println!("{does} {step}");
+        say(format_args!("{does} {step}"))?;
     }
-    println!("the log {holds} entries {} to {}", plan.first_entry_id, plan.last_entry_id);
+    say(format_args!("the log {holds} entries {} to {}", plan.first_entry_id, plan.last_entry_id))?;
     if plan.loss.is_none() {
-        println!("no acknowledged entry is lost");
+        say(format_args!("no acknowledged entry is lost"))?;
     } else {
-        println!("entries that were acknowledged, or may have been, and are lost: {}", plan.loss);
+        say(format_args!("entries that were acknowledged, or may have been, and are lost: {}", plan.loss))?;
         if !is_done && arguments.keep == Side::Oldest && plan.loss.behind.is_some() {
-            println!(
+            say(format_args!(
                 "look for a replica or a backup first; with a checkpoint that covers the damage see --keep newest"
-            );
+            ))?;
         }
     }
+    Ok(())
 }
 
 fn apply(
@@ -249,14 +253,14 @@ fn apply(
             exit_code: Some(code),
             ..Report::new(&plan, kind, if folder.is_some() { "done" } else { "nothing_to_do" })
         };
-        println!("{}", serde_json::to_string(&report)?);
+        say(format_args!("{}", serde_json::to_string(&report)?))?;
     } else {
-        println!("{}: {}", arguments.named.path.display(), plan.found);
-        tell_plan(arguments, &plan, true);
+        say(format_args!("{}: {}", arguments.named.path.display(), plan.found))?;
+        tell_plan(arguments, &plan, true)?;
         if let Some(folder) = folder {
-            println!("what was taken out, and a report, is in {folder}");
+            say(format_args!("what was taken out, and a report, is in {folder}"))?;
         }
-        println!("now: {after}");
+        say(format_args!("now: {after}"))?;
     }
     Ok(ExitCode::from(code))
 }
@@ -264,17 +268,20 @@ fn apply(
 fn refuse(arguments: &Arguments, plan: &RepairPlan, kind: &'static str) -> Result<ExitCode, Failure> {
     if arguments.named.json {
         let report = Report { exit_code: Some(CORRUPT), ..Report::new(plan, kind, "refused") };
-        println!("{}", serde_json::to_string(&report)?);
+        say(format_args!("{}", serde_json::to_string(&report)?))?;
         return Ok(ExitCode::from(CORRUPT));
     }
-    println!("{}: {}", arguments.named.path.display(), plan.found);
-    tell_plan(arguments, plan, false);
+    say(format_args!("{}: {}", arguments.named.path.display(), plan.found))?;
+    tell_plan(arguments, plan, false)?;
     match &arguments.accept_loss {
         _ if plan.obstacle.is_some() => {}
-        None => println!("refused, nothing was changed; to accept this: --accept-loss {}", plan.loss),
-        Some(accepted) => {
-            println!("refused, nothing was changed: {accepted} was accepted, and it would cost {}", plan.loss)
+        None => {
+            say(format_args!("refused, nothing was changed; to accept this: --accept-loss {}", plan.loss))?
         }
+        Some(accepted) => say(format_args!(
+            "refused, nothing was changed: {accepted} was accepted, and it would cost {}",
+            plan.loss
+        ))?,
     }
     Ok(ExitCode::from(CORRUPT))
 }

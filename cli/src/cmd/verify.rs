@@ -1,7 +1,7 @@
 //! `durability verify`: reads everything and says what it is, as an exit code.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, size};
+use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, say, size};
 use durability::FsDirectory;
 use durability::error::PersistenceResult;
 use durability::formats::header::FileKind;
@@ -131,16 +131,16 @@ pub fn kind_name(kind: FileKind) -> &'static str {
 
 fn report(arguments: &Arguments, report: &Report<'_>) -> Result<ExitCode, Failure> {
     if arguments.named.json {
-        println!("{}", serde_json::to_string(report)?);
+        say(format_args!("{}", serde_json::to_string(report)?))?;
         return Ok(ExitCode::from(report.exit_code));
     }
     let path = report.path.display();
     match (report.kind, report.first_entry_id, report.last_entry_id) {
-        _ if *report.verdict != Verdict::Clean => println!("{path}: {}", report.text),
+        _ if *report.verdict != Verdict::Clean => say(format_args!("{path}: {}", report.text))?,
         ("log", first, last) if first.is_none() || last < first => {
-            println!("{path}: clean; no entry was ever committed, or none is left");
+            say(format_args!("{path}: clean; no entry was ever committed, or none is left"))?;
         }
-        ("log", Some(first), Some(last)) => println!(
+        ("log", Some(first), Some(last)) => say(format_args!(
             "{path}: clean; entries {first} to {last} in {} segments ({}), {}",
             report.segments,
             size(report.file_bytes),
@@ -149,14 +149,18 @@ fn report(arguments: &Arguments, report: &Report<'_>) -> Result<ExitCode, Failur
             } else {
                 format!("attested to be durable through {}", report.attested_entry_id.unwrap_or(0))
             }
-        ),
-        _ => println!("{path}: clean; {}, {}", report.kind.replace('_', " "), size(report.file_bytes)),
+        ))?,
+        _ => say(format_args!(
+            "{path}: clean; {}, {}",
+            report.kind.replace('_', " "),
+            size(report.file_bytes)
+        ))?,
     }
     if report.verdict.is_accepted() && *report.verdict != Verdict::Clean {
-        println!(
+        say(format_args!(
             "best-effort recovery accepts this and keeps everything through entry {}",
             report.last_entry_id.unwrap_or(0)
-        );
+        ))?;
     }
     Ok(ExitCode::from(report.exit_code))
 }
