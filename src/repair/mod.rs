@@ -5,10 +5,10 @@
 //! nothing. Bytes that are cut are copied into a folder beside the log first, files that are no part of it any
 //! more are moved there, and a report says what was done and why.
 //!
-//! * [`overlay`]: the log as it would be, for planning.
-//! * [`plan`]: what to do. Judged by the same reading as everywhere: a plan is complete when replay calls the
+//! * `overlay`: the log as it would be, for planning.
+//! * `plan`: what to do. Judged by the same reading as everywhere: a plan is complete when replay calls the
 //!   log clean as it would be then.
-//! * [`apply`]: the order in which it is done, so that a crash leaves a log that can be repaired again.
+//! * `apply`: the order in which it is done, so that a crash leaves a log that can be repaired again.
 //!
 //! Invariant: nothing that was acknowledged is taken out unless the caller names exactly these entries.
 
