@@ -109,6 +109,12 @@ open_reads_all | it | bounded::opening_reads_only_what_nothing_attests
 idle_never_attests | it | attesting::an_idle_log_attests_its_last_entries_and_busy_ones_go_on
 believe_page_cache | it | failed_sync::what_opening_returned_after_a_sync_that_failed_is_on_the_disk
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
+repair_cuts_before_saving | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
+repair_moves_oldest_first | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
+repair_loses_unasked | it | repair::what_was_acknowledged_goes_only_when_it_is_named
+follow_hands_out_unattested | it | follow::what_a_follower_handed_out_survives_every_power_cut
+follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged
+follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
 TABLE
 }
 

@@ -8,11 +8,13 @@ pub mod codec;
 pub mod error;
 pub mod formats;
 pub mod framing;
+pub mod inspect;
 pub mod limits;
 mod planted;
 pub mod publish;
 pub mod recordlog;
 pub mod recover;
+pub mod repair;
 pub mod storage;
 mod sync;
 #[cfg(feature = "testing")]

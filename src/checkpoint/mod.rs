@@ -10,6 +10,7 @@ mod read;
 mod write;
 
 pub use read::CheckpointReader;
+pub(crate) use read::judge_end;
 pub use write::CheckpointWriter;
 
 use crate::error::PersistenceResult;

@@ -5,7 +5,7 @@ use crate::error::{Check, Corruption, FormatProblem, PersistenceError, Persisten
 use crate::formats::frame::{Entries, FrameKind, SealReason};
 use crate::formats::header::{FileKind, HeaderState};
 use crate::formats::layout::HEADER_BYTES;
-use crate::formats::scan::BadFrame;
+use crate::formats::scan::{BadFrame, ScanEnd};
 use crate::framing::{FrameReader, read_header};
 use crate::planted;
 use crate::storage::Directory;
@@ -90,24 +90,28 @@ impl CheckpointReader {
             return Ok(true);
         }
         let Some(frames) = self.frames.take() else { return Ok(false) };
-        let end = frames.into_end();
-        let unsealed = planted::on("checkpoint_without_seal");
-        if (unsealed || end.seal.is_some_and(|seal| seal.reason == SealReason::Close))
-            && end.bad == BadFrame::None
-        {
-            return Ok(false);
-        }
-        // It was complete before it got its name, so no crash explains what is missing.
-        let check = match end.bad {
-            BadFrame::Payload { expected, found, .. } => Check::Payload { expected, found },
-            BadFrame::PastFileEnd { bytes_needed, bytes } => Check::FileEnd { bytes_needed, bytes },
-            BadFrame::Contents(what) => Check::FrameContents { what },
-            BadFrame::Order { expected, found } => Check::EntryOrder { expected, found },
-            BadFrame::None => Check::FrameContents { what: "the seal is missing" },
-            BadFrame::Unwritten | BadFrame::Header => Check::FrameHeader,
-        };
-        Err(damaged(&self.path, end.offset, check))
+        judge_end(&self.path, &frames.into_end()).map(|()| false)
     }
+}
+
+/// A checkpoint ends with its seal; everything else is damage, because it got its name only when it was
+/// complete.
+pub(crate) fn judge_end(path: &str, end: &ScanEnd) -> PersistenceResult<()> {
+    let unsealed = planted::on("checkpoint_without_seal");
+    if (unsealed || end.seal.is_some_and(|seal| seal.reason == SealReason::Close))
+        && end.bad == BadFrame::None
+    {
+        return Ok(());
+    }
+    let check = match end.bad {
+        BadFrame::Payload { expected, found, .. } => Check::Payload { expected, found },
+        BadFrame::PastFileEnd { bytes_needed, bytes } => Check::FileEnd { bytes_needed, bytes },
+        BadFrame::Contents(what) => Check::FrameContents { what },
+        BadFrame::Order { expected, found } => Check::EntryOrder { expected, found },
+        BadFrame::None => Check::FrameContents { what: "the seal is missing" },
+        BadFrame::Unwritten | BadFrame::Header => Check::FrameHeader,
+    };
+    Err(damaged(path, end.offset, check))
 }
 
 fn damaged(path: &str, offset: u64, check: Check) -> PersistenceError {

@@ -127,6 +127,8 @@ pub struct ScanEnd {
     pub seal: Option<Seal>,
     /// The highest watermark that anything in the file attests.
     pub attested: Attestation,
+    /// The highest entry id that any header that checks out states, whatever becomes of its frame.
+    pub stated_entry_id: u64,
     /// What stands at `offset`.
     pub bad: BadFrame,
     /// Headers that check out behind it.
@@ -198,6 +200,7 @@ impl Scanner {
                 opening: None,
                 seal: None,
                 attested: Attestation::default(),
+                stated_entry_id: 0,
                 bad: BadFrame::None,
                 later_frames: 0,
                 trailing_bytes: false,
@@ -262,6 +265,16 @@ impl Scanner {
         }
     }
 
+    /// [`step`](Self::step) for a file that is being written: ends at the first frame that is not there yet,
+    /// without looking at what is behind it. [`retry`](Self::retry) goes on.
+    pub fn step_live<'w>(&mut self, window_offset: u64, window: &'w [u8]) -> Step<'w> {
+        let view = View { offset: window_offset, bytes: window };
+        match self.state {
+            State::Frames => self.next_frame(view).unwrap_or(Step::End),
+            State::Evidence(_) | State::Done => Step::End,
+        }
+    }
+
     #[inline]
     fn next_frame<'w>(&mut self, view: View<'w>) -> Option<Step<'w>> {
         let offset = self.end.offset;
@@ -321,6 +334,7 @@ impl Scanner {
     ) -> Option<Step<'w>> {
         let bytes_needed = header.frame_bytes(self.alignment);
         let next = offset + bytes_needed;
+        self.end.stated_entry_id = self.end.stated_entry_id.max(header.next_entry_id() - 1);
         if bytes_needed > available {
             self.end.attested.raise(header.durable_entry_id, offset);
             let bad = match self.end.known_end {
@@ -509,6 +523,7 @@ impl Scanner {
                     Reopened::No => {
                         self.end.later_frames += 1;
                         self.end.attested.raise(header.durable_entry_id, from);
+                        self.end.stated_entry_id = self.end.stated_entry_id.max(header.next_entry_id() - 1);
                         let claimed = header.frame_bytes(self.alignment);
                         from += if self.end.kind == FileKind::RecordLog { unit } else { claimed };
                     }

@@ -6,6 +6,7 @@ use crate::storage::{Commit, CommitBuffer, Directory, Effect, FileOptions, open_
 
 /// Bytes of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Region {
     /// The file.
     pub path: String,

@@ -92,9 +92,8 @@ impl FrameReader {
         offset: u64,
         next_entry_id: u64,
     ) -> PersistenceResult<bool> {
-        let file_bytes = file.size()?;
-        let scanner = Scanner::resume(header, file_bytes, None, (offset, next_entry_id));
-        let mut reader = Self::with_scanner(file, path, scanner, None, file_bytes);
+        let from = (offset, next_entry_id);
+        let mut reader = Self::resume(file, path, header, None, from, READ_CHUNK_BYTES)?;
         while let Some(frame) = reader.next_frame()? {
             if frame.header.kind != FrameKind::Seal {
                 return Ok(true);
@@ -163,6 +162,37 @@ impl FrameReader {
         };
         let Range { start, end } = range;
         Ok(Some(Frame { offset, header, payload: &self.window[start..end] }))
+    }
+
+    /// [`next_frame`](Self::next_frame) for a file that is being written: `None` at the first frame that is
+    /// not there yet, which a later call looks for again. Nothing is said about what stands there instead.
+    pub fn next_live_frame(&mut self) -> PersistenceResult<Option<Frame<'_>>> {
+        let mut looked_again = false;
+        let (offset, header, range) = loop {
+            match self.scanner.step_live(self.window_offset, &self.window) {
+                Step::Need { offset, bytes } => self.show(offset, bytes)?,
+                Step::Frame { offset, header, payload } => {
+                    let start =
+                        (offset - self.window_offset) as usize + crate::formats::layout::FRAME_HEADER_BYTES;
+                    break (offset, header, start..start + payload.len());
+                }
+                Step::End if looked_again => return Ok(None),
+                Step::End => {
+                    // What the window holds may be older than the file.
+                    looked_again = true;
+                    self.file_bytes = self.file.size()?;
+                    self.window.clear();
+                    self.scanner.retry(self.file_bytes, self.known_end);
+                }
+            }
+        };
+        let Range { start, end } = range;
+        Ok(Some(Frame { offset, header, payload: &self.window[start..end] }))
+    }
+
+    /// How the scan stands.
+    pub fn end(&self) -> &ScanEnd {
+        self.scanner.end()
     }
 
     /// How the file ends; call it after [`next_frame`](Self::next_frame) answered `None`.

@@ -19,7 +19,7 @@ use crate::framing::{FrameReader, read_header};
 use crate::storage::Directory;
 
 /// What was found in a record log.
-struct Found {
+pub(crate) struct Found {
     header: Header,
     file_bytes: u64,
     end: ScanEnd,
@@ -27,9 +27,8 @@ struct Found {
     torn: Option<TornTail>,
 }
 
-/// Reads a record log and hands out its records; the one place where its end is judged. `Ok(None)` for a
-/// file that was created and never begun.
-fn read_log<D: Directory + ?Sized>(
+/// Reads a record log and hands out its records. `Ok(None)` for a file that was created and never begun.
+pub(crate) fn read_log<D: Directory + ?Sized>(
     directory: &D,
     path: &str,
     visit: &mut dyn FnMut(u64, &[u8]) -> PersistenceResult<()>,
@@ -60,19 +59,21 @@ fn read_log<D: Directory + ?Sized>(
     }
     let end = reader.into_end();
     let last_record = end.last_entry_id().unwrap_or(0);
-    let torn = match scan::judge(&end, last_record, header.previous_salt == 0, None, path) {
-        Verdict::Clean => None,
-        Verdict::Torn(evidence) => {
-            Some(TornTail { path: path.to_owned(), offset: end.offset, last_entry_id: last_record, evidence })
-        }
-        Verdict::Corrupt(check, proof) => {
-            let path = path.to_owned();
-            return Err(
-                Corruption { path, offset: end.offset, entry_id: last_record + 1, check, proof }.into()
-            );
-        }
-    };
+    let torn = judge_end(path, &header, &end)?;
     Ok(Some(Found { header, file_bytes: read.file_bytes, end, last_record, torn }))
+}
+
+/// The one place where the end of a record log is judged.
+pub(crate) fn judge_end(path: &str, header: &Header, end: &ScanEnd) -> PersistenceResult<Option<TornTail>> {
+    let last_entry_id = end.last_entry_id().unwrap_or(0);
+    let (path, offset) = (path.to_owned(), end.offset);
+    match scan::judge(end, last_entry_id, header.previous_salt == 0, None, &path) {
+        Verdict::Clean => Ok(None),
+        Verdict::Torn(evidence) => Ok(Some(TornTail { path, offset, last_entry_id, evidence })),
+        Verdict::Corrupt(check, proof) => {
+            Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into())
+        }
+    }
 }
 
 fn header_damage(path: &str, expected: u32, found: u32) -> PersistenceError {

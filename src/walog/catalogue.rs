@@ -94,6 +94,9 @@ impl Found {
     }
 }
 
+/// What cannot be done with a folder that holds a name which no release writes.
+pub const READING: &str = "reading the log";
+
 /// What is in the folder of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -113,7 +116,7 @@ pub fn list_names<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<(Ve
             WalName::Suspect => {
                 let path = path::join(names::WAL_DIRECTORY, &name);
                 let reason = format!("{path} is spelt as no release does; move it away");
-                return Err(PersistenceError::invalid_state("reading the log", reason));
+                return Err(PersistenceError::invalid_state(READING, reason));
             }
             WalName::Other => {}
         }

@@ -4,6 +4,8 @@
 //! * [`SyncWalWriter`]: many threads append and wait; whatever is waiting goes with the next commit.
 //! * [`SyncWalReader`]: reads entries by id beside a [`SyncWalWriter`], also those that are not flushed yet.
 //! * [`WalReader`]: replays, from any entry on, beside a live writer and beside truncation.
+//! * [`WalFollower`]: goes along with a live writer, as far as the log is known to be durable.
+//! * [`WalCheck`]: reads all of a log, by as many threads as there are, to say whether it is sound.
 //! * [`WalMaintenance`]: which entries are where, and cutting the prefix that a checkpoint covers.
 //!
 //! Life of a log: `open` takes `wal/.lock`, waits until no request of a killed predecessor is landing any
@@ -12,10 +14,12 @@
 //! never edited. Rotation seals a segment and goes on in the next. `close` seals the last.
 
 mod appender;
-mod catalogue;
+pub(crate) mod catalogue;
+mod check;
 mod closed;
 mod committer;
 mod compat;
+mod follow;
 mod live_reader;
 mod making;
 mod open;
@@ -33,6 +37,8 @@ mod walk;
 mod writer;
 
 pub use crate::framing::Region;
+pub use check::{SegmentScan, SegmentScans, WalCheck, WalChecked};
+pub use follow::WalFollower;
 pub use live_reader::{LiveEntries, LiveRecord, LiveSummary, SyncWalReader};
 pub use options::{Backpressure, PrepareAhead, PrepareHand, SlowCommit, WalObserver, WalOptions};
 pub use reader::{ReplaySummary, WalReader, WalRecord, WalReplayMode};
@@ -43,8 +49,9 @@ pub use trim::{WalMaintenance, WalSegmentRange};
 pub use walk::{LastSegment, LogEnd};
 pub use writer::WalWriter;
 
+pub(crate) use catalogue::READING;
 pub(crate) use reader::at_entry;
-pub(crate) use walk::{Requirements, read_chain};
+pub(crate) use walk::{Requirements, judge_alone, read_chain};
 
 #[cfg(all(test, durability_shuttle))]
 mod models;

@@ -81,11 +81,36 @@ pub fn walk<D: Directory + ?Sized>(
         }
         let Some(file) = files.pop_front() else { break };
         let end = walk.read_segment(index, file, from_entry_id, visit)?;
-        let reached = end.known_end.is_some_and(|known| {
-            end.offset == known.offset && end.last_entry_id() == Some(known.last_entry_id)
-        });
+        let goes_on = reaches_successor(&end);
         walk.scanned.push((index, end));
-        if !reached {
+        if !goes_on {
+            break;
+        }
+    }
+    walk.conclude()
+}
+
+/// Whether a segment was read to the place where its successor says that it ends.
+pub(super) fn reaches_successor(end: &ScanEnd) -> bool {
+    end.known_end
+        .is_some_and(|known| end.offset == known.offset && end.last_entry_id() == Some(known.last_entry_id))
+}
+
+/// What [`walk`] concludes, from scans of the segments that were made before, from the first one on: taken
+/// as far as `walk` would have read.
+pub fn conclude_scans<D: Directory + ?Sized>(
+    directory: &D,
+    chain: &Chain,
+    requirements: &Requirements,
+    scans: impl IntoIterator<Item = PersistenceResult<ScanEnd>>,
+) -> PersistenceResult<LogEnd> {
+    let mut walk = Walk { directory, chain, requirements, scanned: Vec::new(), entries: 0 };
+    for (index, end) in scans.into_iter().enumerate() {
+        let end = end?;
+        let goes_on = reaches_successor(&end);
+        walk.entries += end.entries;
+        walk.scanned.push((index, end));
+        if !goes_on {
             break;
         }
     }
@@ -362,6 +387,20 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             end.unproven_offset.map(|from| Region { path, from, to: end.offset })
         })
         .collect()
+    }
+}
+
+/// What the end of a segment is when nothing but the file itself is known: as if it were the newest of its
+/// log.
+pub fn judge_alone(path: &str, header: &Header, end: &ScanEnd) -> PersistenceResult<Option<TornTail>> {
+    let last_entry_id = end.last_entry_id().unwrap_or(0);
+    let (path, offset) = (path.to_owned(), end.offset);
+    match scan::judge(end, last_entry_id, header.previous_salt == 0, None, &path) {
+        Verdict::Clean => Ok(None),
+        Verdict::Torn(evidence) => Ok(Some(TornTail { path, offset, last_entry_id, evidence })),
+        Verdict::Corrupt(check, proof) => {
+            Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into())
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Readers beside a writer that commits, rotates, truncates and recycles.
 
 use durability::backends::Backend;
+use durability::inspect::inspect_log;
 use durability::storage::FlushPolicy;
-use durability::walog::{SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode};
+use durability::walog::{
+    SyncWalWriter, WalCheck, WalFollower, WalMaintenance, WalOptions, WalReader, WalReplayMode,
+};
 use durability::{DurableDirectory, PersistenceError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,6 +78,73 @@ fn a_live_log_never_looks_shorter_than_what_was_acknowledged_nor_damaged() {
             }
             done.store(true, Ordering::SeqCst);
         });
+        wal.close().expect("closes");
+    }
+}
+
+#[test]
+fn a_live_log_is_followed_and_checked_beside_its_writer() {
+    for backend in [Backend::Std, Backend::Auto] {
+        let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let directory: Arc<dyn DurableDirectory> = backend.open(root.path()).expect("opens").directory;
+        let options = WalOptions {
+            segment_bytes_max: 16 << 10,
+            preallocate_bytes: 16 << 10,
+            recycle_capacity: 2,
+            flush_policy: FlushPolicy::Manual,
+            ..WalOptions::default()
+        };
+        let wal = SyncWalWriter::<(), dyn DurableDirectory>::configure(Arc::clone(&directory), options)
+            .expect("opens");
+        wal.append_bytes_durable(&payload(1)).expect("commits");
+        let (done, followed) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (done, followed, wal) = (&done, &followed, &wal);
+            let checked = Arc::clone(&directory);
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    let least = wal.durable_entry_id();
+                    let (_, end) = WalCheck::run(&checked, |check| check.scan_all());
+                    let end = end.unwrap_or_else(|error| panic!("{backend}: {error}"));
+                    assert!(end.last_entry_id >= least, "{backend}: {end:?}, {least} was durable");
+                    let inspected = inspect_log(&checked, |check| check.scan_all());
+                    assert!(inspected.is_ok_and(|log| log.verdict.is_accepted()), "{backend}");
+                }
+            });
+            let directory = Arc::clone(&directory);
+            scope.spawn(move || {
+                let mut follower = WalFollower::new(directory, None).expect("follows");
+                let mut last_look = false;
+                while !last_look {
+                    last_look = done.load(Ordering::SeqCst);
+                    let mut next = followed.load(Ordering::SeqCst) + 1;
+                    let polled = follower.poll(|entry_id, bytes| {
+                        assert_eq!((entry_id, bytes), (next, &payload(entry_id)[..]), "{backend}");
+                        assert!(entry_id <= wal.durable_entry_id(), "{backend}: {entry_id} is not durable");
+                        next += 1;
+                        Ok(())
+                    });
+                    polled.unwrap_or_else(|error| panic!("{backend}: {error}"));
+                    followed.store(next - 1, Ordering::SeqCst);
+                }
+            });
+            let maintenance = WalMaintenance::<dyn DurableDirectory>::new(Arc::clone(wal.directory()));
+            for entry_id in 2..=600u64 {
+                assert_eq!(wal.append_bytes(&payload(entry_id)).expect("appends"), entry_id);
+                if entry_id % 3 == 0 {
+                    wal.flush_and_sync().expect("syncs");
+                }
+                if entry_id % 200 == 0 {
+                    // Only what was followed goes.
+                    let seen = followed.load(Ordering::SeqCst);
+                    maintenance.truncate_to_recycle(seen, 2).expect("truncates");
+                }
+            }
+            wal.flush_and_sync().expect("syncs");
+            wal.append_bytes_durable(&payload(601)).expect("commits");
+            done.store(true, Ordering::SeqCst);
+        });
+        assert!(followed.into_inner() >= 600, "{backend}: the last commit attests all before it");
         wal.close().expect("closes");
     }
 }

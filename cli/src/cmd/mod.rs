@@ -3,8 +3,13 @@
 pub mod backends;
 pub mod bench;
 pub mod child;
+pub mod dump;
+pub mod inspect;
+pub mod look;
 pub mod payload;
+pub mod repair;
 pub mod torture;
+pub mod verify;
 
 /// What a sub-command fails with.
 pub type Failure = Box<dyn std::error::Error>;

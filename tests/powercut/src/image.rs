@@ -19,6 +19,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// A blank disk.
+    #[cfg(test)]
+    pub fn blank(bytes: u64) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
     /// Reads a file; its length is the disk's.
     pub fn load(file: &File) -> io::Result<Self> {
         let mut image = Self { bytes: file.metadata()?.len(), blocks: BTreeMap::new() };

@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_flush_covers_what_was_answered_before_it_arrived_and_only_once_it_is_answered() {
         let log = log();
-        let base = Image { bytes: 1 << 20, ..Image::default() };
+        let base = Image::blank(1 << 20);
         let left = |cut| {
             let crash = log.crash(&base, cut, NOTHING, &mut Random(1), 0);
             [0, 1, 2].map(|number| sector(&crash.image, number))
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn every_set_of_uncovered_sectors_and_nothing_else_is_chosen() {
         let log = log();
-        let base = Image { bytes: 1 << 20, ..Image::default() };
+        let base = Image::blank(1 << 20);
         let mut seen = std::collections::BTreeSet::new();
         let mut random = Random(3);
         for _ in 0..2000 {
@@ -278,7 +278,7 @@ mod tests {
         log.write_arrived(0, &[1; 2 * SECTOR]);
         log.write_answered(0);
         log.write_arrived(0, &[2; 2 * SECTOR]);
-        let base = Image { bytes: 1 << 20, ..Image::default() };
+        let base = Image::blank(1 << 20);
         let choice = Choice { which: Which::Some, unit: Some(SECTOR) };
         let mut seen = std::collections::BTreeSet::new();
         let mut random = Random(3);
