@@ -20,6 +20,7 @@ mod migrating;
 mod poison;
 mod power_cut;
 mod properties;
+mod rotation;
 mod support;
 mod tickets;
 mod tidy;
