@@ -229,7 +229,7 @@ fn no_power_cut_loses_or_invents_anything() {
 
 #[test]
 fn no_power_cut_beside_the_making_of_segments_loses_or_invents_anything() {
-    campaign("wal, prepared ahead", seeds(25), |seed| {
+    campaign("wal, prepared ahead", seeds(12), |seed| {
         let disk = SimDisk::new(seed);
         run(&disk, &mut Random(seed), 30, Some(Helper::new(seed)));
         let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };

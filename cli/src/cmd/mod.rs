@@ -4,6 +4,7 @@ pub mod backends;
 pub mod bench;
 pub mod child;
 pub mod payload;
+pub mod soak;
 pub mod torture;
 
 /// What a sub-command fails with.
