@@ -95,7 +95,7 @@ strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
 fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | it | hostile::thousands_of_injured_fixtures_are_answered
 prepare_unlocked | it | rotation::a_segment_that_is_ready_is_locked_as_the_one_that_is_written
-prepared_newest_first | it | power_cut::no_power_cut_beside_the_making_of_segments_loses_or_invents_anything
+prepared_newest_first | it | rotation::segments_are_taken_in_the_order_of_their_ids
 switch_without_sync | it | power_cut::no_power_cut_beside_the_making_of_segments_loses_or_invents_anything
 remove_named_successor | it | rotation::the_successor_that_a_seal_names_stays_until_the_log_has_gone_on
 fence_unchecked | it | rotation::a_writer_whose_lock_or_segment_was_taken_away_says_so_and_writes_no_more

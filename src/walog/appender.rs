@@ -595,5 +595,6 @@ impl<D: Directory + ?Sized> Drop for Appender<D> {
         if !self.latch.is_tripped() {
             self.pool.discard_unused();
         }
+        self.pool.release();
     }
 }

@@ -365,9 +365,21 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
 
 /// Lists and resolves, beginning anew while truncation removes files in between.
 pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) -> PersistenceResult<Chain> {
+    chain_of(identity, || catalogue::read(directory))
+}
+
+/// [`read_chain`], where nothing behind the newest started segment matters.
+pub fn read_started_chain<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Chain> {
+    chain_of(None, || catalogue::read_started(directory))
+}
+
+fn chain_of(
+    identity: Option<u128>,
+    read: impl Fn() -> PersistenceResult<catalogue::Listing>,
+) -> PersistenceResult<Chain> {
     let mut retries = 0;
     loop {
-        match catalogue::read(directory) {
+        match read() {
             Ok(listing) => return catalogue::resolve(listing, identity),
             Err(PersistenceError::NotFound { path })
                 if path != crate::formats::names::WAL_DIRECTORY

@@ -101,6 +101,19 @@ fn half_made_segments_are_finished_by_who_needs_them() {
 }
 
 #[test]
+fn segments_are_taken_in_the_order_of_their_ids() {
+    let (options, hand) = options();
+    let (disk, _, wal) = open(WalOptions { prepared_segments_min: 3, ..options });
+    all(&hand);
+    assert_eq!(segments(&disk).len(), 4);
+    for entry_id in 2..=5 {
+        assert_eq!(commit(&wal).expect("commits"), entry_id);
+        assert_eq!(entries(&disk, WalReplayMode::Strict), entry_id);
+    }
+    drop(wal);
+}
+
+#[test]
 fn a_segment_that_is_ready_is_locked_as_the_one_that_is_written() {
     let (options, hand) = options();
     let (disk, _, wal) = open(options);
