@@ -104,6 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Chosen::IoUring => Backend::IoUring,
     };
     let open = |name: &str, options: WalOptions| -> Result<Log, Failure> {
+        std::fs::create_dir(folder.path().join(name))?;
         let opened = backend.open_with(folder.path().join(name), BackendOptions::default())?;
         let log = Log::configure(opened.directory, options)?;
         // Makes the first segment.
