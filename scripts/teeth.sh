@@ -108,6 +108,13 @@ seek_looks_at_all | it | bounded::seeking_costs_a_binary_search_and_the_segments
 open_reads_all | it | bounded::opening_reads_only_what_nothing_attests
 idle_never_attests | it | attesting::an_idle_log_attests_its_last_entries_and_busy_ones_go_on
 believe_page_cache | it | failed_sync::what_opening_returned_after_a_sync_that_failed_is_on_the_disk
+prepare_unlocked | it | rotation::a_segment_that_is_ready_is_locked_as_the_one_that_is_written
+prepared_newest_first | it | rotation::segments_are_taken_in_the_order_of_their_ids
+switch_without_sync | it | power_cut::no_power_cut_beside_the_making_of_segments_loses_or_invents_anything
+remove_named_successor | it | rotation::the_successor_that_a_seal_names_stays_until_the_log_has_gone_on
+fence_unchecked | it | rotation::a_writer_whose_lock_or_segment_was_taken_away_says_so_and_writes_no_more
+forget_seal_failure | it | rotation::a_seal_that_fails_beside_later_commits_poisons_and_loses_nothing
+skip_reserve | it | rotation::a_segment_that_grows_asks_for_space_before_it_writes
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable
 repair_cuts_before_saving | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
 repair_moves_oldest_first | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it

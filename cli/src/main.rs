@@ -48,6 +48,8 @@ enum Command {
     Torture(cmd::torture::Arguments),
     /// Measure commits, or with `--recovery` replay and opening, against plain loops on the same disk.
     Bench(cmd::bench::Arguments),
+    /// Commit for a long time, with rotation and without it in turn: what rotation costs.
+    Soak(cmd::soak::Arguments),
     /// Say which backend a directory gets, and why.
     Backends(cmd::backends::Arguments),
     /// The process that `torture` kills.
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Repair(arguments) => cmd::repair::run(&arguments),
         Command::Torture(arguments) => cmd::torture::run(&arguments),
         Command::Bench(arguments) => cmd::bench::run(&arguments),
+        Command::Soak(arguments) => cmd::soak::run(&arguments),
         Command::Backends(arguments) => cmd::backends::run(&arguments),
         Command::TortureChild(arguments) => cmd::child::run(&arguments),
     };

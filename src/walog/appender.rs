@@ -376,7 +376,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     fn first_segment(&mut self) -> PersistenceResult<()> {
         let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
         self.pool.enter(&prepared, None)?;
-        self.current = Some(self.current_in(prepared, self.predecessor)?);
+        self.current = Some(self.current_in(prepared, self.predecessor));
         // Not before: whoever opens a log and writes nothing has no thread and no file.
         self.helper.start(&self.pool, &self.options);
         Ok(())
@@ -441,7 +441,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             predecessor_last_entry_id: self.flushed_entry_id,
         };
         self.pool.enter(&next, retired)?;
-        let next = self.current_in(next, opening)?;
+        let next = self.current_in(next, opening);
         tracing::debug!(sealed = sealed_id, current = next.id, "the log goes on in a new segment");
         let next_id = next.id;
         self.current = Some(next);
@@ -452,12 +452,11 @@ impl<D: Directory + ?Sized> Appender<D> {
         Ok(())
     }
 
-    fn current_in(&self, prepared: Prepared, opening: Opening) -> PersistenceResult<Current> {
-        let Prepared { file, id, path, salt } = prepared;
+    fn current_in(&self, prepared: Prepared, opening: Opening) -> Current {
+        let Prepared { file, id, path, salt, bytes } = prepared;
         let offset = u64::from(self.options.frame_alignment);
-        let filled = file.size()?.max(offset);
         let grows = self.is_durable && self.options.preallocate_bytes > 0;
-        Ok(Current {
+        Current {
             file,
             id,
             path,
@@ -465,10 +464,10 @@ impl<D: Directory + ?Sized> Appender<D> {
             seed: FrameSeed::new(salt),
             offset,
             content_offset: offset,
-            reserved: if grows && !planted::on("skip_reserve") { filled } else { u64::MAX },
+            reserved: if grows && !planted::on("skip_reserve") { bytes.max(offset) } else { u64::MAX },
             opening: Some(opening),
             created: self.options.environment.elapsed(),
-        })
+        }
     }
 
     /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
@@ -599,5 +598,6 @@ impl<D: Directory + ?Sized> Drop for Appender<D> {
         if !self.latch.is_tripped() {
             self.pool.discard_unused();
         }
+        self.pool.release();
     }
 }

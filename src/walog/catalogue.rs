@@ -160,8 +160,27 @@ pub fn read_from<D: Directory + ?Sized>(
     Ok(Some(Listing { segments: behind.collect::<PersistenceResult<_>>()?, spares }))
 }
 
+/// [`read`], without reading to its end what was prepared behind the newest started segment: nothing there is called
+/// unfinished. For whoever asks for the chain alone.
+pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Listing> {
+    let (ids, spares) = list_names(directory)?;
+    let mut segments = Vec::with_capacity(ids.len());
+    let mut is_behind = true;
+    for id in ids.into_iter().rev() {
+        let found = look_at(directory, id, !is_behind)?;
+        is_behind &= !matches!(found, Found::Started(_));
+        segments.push(found);
+    }
+    segments.reverse();
+    Ok(Listing { segments, spares })
+}
+
 /// Looks at one segment. `NotFound` when it is not there.
 pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
+    look_at(directory, id, true)
+}
+
+fn look_at<D: Directory + ?Sized>(directory: &D, id: u64, to_its_end: bool) -> PersistenceResult<Found> {
     let path = names::segment_path(id);
     let file = directory.open_at(&path)?;
     let file_bytes = file.size()?;
@@ -175,7 +194,7 @@ pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<
     };
     let header = match decode(FileKind::Segment, &block[..read.min(HEADER_BYTES)]) {
         HeaderState::Good(header) => header,
-        HeaderState::Blank if rest_is_zero(file.as_ref(), HEADER_BYTES as u64)? => {
+        HeaderState::Blank if !to_its_end || rest_is_zero(file.as_ref(), HEADER_BYTES as u64)? => {
             return Ok(Found::Blank { id, path });
         }
         HeaderState::Blank => {
@@ -204,7 +223,7 @@ pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<
             durable_entry_id,
         }));
     }
-    let untouched = rest_is_zero(file.as_ref(), offset)?;
+    let untouched = !to_its_end || rest_is_zero(file.as_ref(), offset)?;
     Ok(Found::Unopened { id, path, header, untouched })
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub id: u64,
     pub path: String,
     pub salt: u64,
+    /// Size of the file, all of it zeros behind the header.
+    pub bytes: u64,
 }
 
 /// What the segments of a log have in common.
@@ -131,8 +133,9 @@ impl Making {
         if self.stage != Stage::Done {
             return Ok(None);
         }
-        let (id, salt, path) = (self.id, self.salt, self.path.clone());
-        Ok(self.file.take().map(|file| Prepared { file: Arc::from(file), id, path, salt }))
+        let Some(file) = self.file.take() else { return Ok(None) };
+        let (id, salt, path, bytes) = (self.id, self.salt, self.path.clone(), file.size()?);
+        Ok(Some(Prepared { file: Arc::from(file), id, path, salt, bytes }))
     }
 
     /// Removes what there is of it.

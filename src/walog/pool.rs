@@ -34,7 +34,6 @@ pub(super) struct Pool<D: ?Sized> {
     directory: Arc<D>,
     environment: Arc<dyn Environment>,
     latch: Latch,
-    lock: Arc<dyn DirectoryLock>,
     identity: u128,
     is_durable: bool,
     state: Mutex<State>,
@@ -52,6 +51,8 @@ pub(super) struct Pool<D: ?Sized> {
 
 /// Behind the lock.
 struct State {
+    /// What makes this writer the only one.
+    lock: Option<Arc<dyn DirectoryLock>>,
     ready: VecDeque<Prepared>,
     job: Option<Making>,
     retired: VecDeque<Retired>,
@@ -103,6 +104,7 @@ impl<D: Directory + ?Sized> Pool<D> {
     ) -> Self {
         let is_durable = directory.as_durable().is_some();
         let state = State {
+            lock: Some(lock),
             ready: VecDeque::new(),
             job: None,
             retired: VecDeque::new(),
@@ -120,7 +122,6 @@ impl<D: Directory + ?Sized> Pool<D> {
             directory,
             environment: Arc::clone(&options.environment),
             latch,
-            lock,
             identity,
             is_durable,
             state: Mutex::new(state),
@@ -154,7 +155,9 @@ impl<D: Directory + ?Sized> Pool<D> {
 
     /// Whether the lock that makes this writer the only one is still that.
     pub fn check_fence(&self) -> PersistenceResult<()> {
-        if planted::on("fence_unchecked") || self.lock.is_held()? {
+        let lock = self.state().lock.clone();
+        let is_held = lock.map_or(Ok(true), |lock| lock.is_held())?;
+        if is_held || planted::on("fence_unchecked") {
             return Ok(());
         }
         Err(self.latch.trip(PersistenceError::Fenced { resource: names::WAL_LOCK.to_owned() }))
@@ -401,12 +404,7 @@ impl<D: Directory + ?Sized> Pool<D> {
 
     /// Removes what was made and not used. After a crash, what is left is recognised as never started.
     pub fn discard_unused(&self) {
-        let mut state = self.state();
-        while state.busy {
-            state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let (ready, job) = (std::mem::take(&mut state.ready), state.job.take());
-        drop(state);
+        let (ready, job) = self.take_unused();
         for Prepared { file, path, .. } in ready {
             drop(file);
             if let Err(error) = self.directory.delete(&path) {
@@ -416,6 +414,23 @@ impl<D: Directory + ?Sized> Pool<D> {
         if let Some(mut job) = job {
             job.discard(self.directory.as_ref());
         }
+    }
+
+    /// Lets go of every file and of the lock, whoever still knows the pool.
+    pub fn release(&self) {
+        drop(self.take_unused());
+        let mut state = self.state();
+        let held = (std::mem::take(&mut state.retired), state.lock.take());
+        drop(state);
+        drop(held);
+    }
+
+    fn take_unused(&self) -> (VecDeque<Prepared>, Option<Making>) {
+        let mut state = self.state();
+        while state.busy {
+            state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        (std::mem::take(&mut state.ready), state.job.take())
     }
 }
 

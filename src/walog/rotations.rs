@@ -38,8 +38,10 @@ impl Rotations {
 type Start<D> = fn(&Arc<Pool<D>>) -> PersistenceResult<JoinHandle<()>>;
 
 /// Who makes segments ahead of need.
+#[derive(Default)]
 pub(crate) enum Helper<D: Directory + ?Sized> {
     /// Nobody: whoever needs one.
+    #[default]
     None,
     /// A thread, which is not started before the first segment.
     Later(Start<D>),
@@ -47,12 +49,6 @@ pub(crate) enum Helper<D: Directory + ?Sized> {
     Thread(JoinHandle<()>),
     /// Somebody who was given a [`PrepareHand`](super::options::PrepareHand).
     Hand,
-}
-
-impl<D: Directory + ?Sized> Default for Helper<D> {
-    fn default() -> Self {
-        Self::None
-    }
 }
 
 impl<D: Directory + ?Sized> Helper<D> {

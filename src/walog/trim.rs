@@ -85,7 +85,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
         spares_max: usize,
         observer: Option<&dyn WalObserver>,
     ) -> PersistenceResult<usize> {
-        let chain = walk::read_chain(self.directory.as_ref(), None)?;
+        let chain = walk::read_started_chain(self.directory.as_ref())?;
         let mut spares = chain.spares.clone();
         let mut removed = 0;
         let covered = ranges(&chain, u64::MAX);
@@ -137,7 +137,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
 
     /// Files that lie before what is now the log's first segment are no evidence of anything any more.
     fn remove_abandoned(&self, before: &Chain) -> PersistenceResult<()> {
-        let now = walk::read_chain(self.directory.as_ref(), None)?;
+        let now = walk::read_started_chain(self.directory.as_ref())?;
         let Some(oldest) = now.segments.first() else { return Ok(()) };
         for path in &before.abandoned {
             let name = crate::storage::path::file_name(path);

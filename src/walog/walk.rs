@@ -409,6 +409,11 @@ pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) 
     retrying(|| catalogue::resolve(catalogue::read(directory)?, identity))
 }
 
+/// The same, where nothing behind the newest started segment matters.
+pub fn read_started_chain<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Chain> {
+    retrying(|| catalogue::resolve(catalogue::read_started(directory)?, None))
+}
+
 /// The same for the part of the log that reaches from the segment of `from_entry_id` to its end: looks at no
 /// more segments than that, and those of a binary search.
 pub fn read_chain_from<D: Directory + ?Sized>(

@@ -33,6 +33,7 @@ mod power_cut;
 mod properties;
 mod reader;
 mod repair;
+mod rotation;
 mod strategy;
 mod support;
 mod telemetry;

@@ -5,7 +5,8 @@ use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{
-    Backpressure, CommitTicket, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+    Backpressure, CommitTicket, PrepareAhead, SyncWalWriter, WalObserver, WalOptions, WalReader,
+    WalReplayMode, WalWriter,
 };
 use durability::{Directory, PersistenceError, PersistenceResult};
 use std::future::Future;
@@ -20,7 +21,8 @@ type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
 
 fn options() -> WalOptions {
-    WalOptions { preallocate_bytes: 0, ..WalOptions::default() }
+    // What strikes a call here must not strike one of the thread that makes segments.
+    WalOptions { preallocate_bytes: 0, prepare_ahead: PrepareAhead::Never, ..WalOptions::default() }
 }
 
 /// A log with one durable entry, and the faults that may strike it from then on.

@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod look;
 pub mod payload;
 pub mod repair;
+pub mod soak;
 pub mod torture;
 pub mod verify;
 
