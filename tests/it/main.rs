@@ -7,6 +7,7 @@
 )]
 
 mod conformance;
+mod crash_knobs;
 mod damage;
 mod decoder;
 mod faults;
