@@ -10,6 +10,7 @@ mod conformance;
 mod crash_knobs;
 mod damage;
 mod decoder;
+mod fault_kill;
 mod faults;
 mod fixtures;
 mod format_doc;
