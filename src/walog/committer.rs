@@ -209,12 +209,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             let turn = queue.turn(entry_id, effect);
             if turn == Turn::Wait {
                 // Told of a refusal, its entry may have gone with somebody else's next try: back to waiting.
-                let listed = key.is_some_and(|key| queue.waiters(effect).contains(entry_id, key));
+                let told = key.filter(|key| !queue.waiters(effect).contains(entry_id, *key));
+                let is_listed = key.is_some() && (told.is_none() || planted::on("told_waits_unlisted"));
                 if planted::on("look_before_listing") {
                     drop(queue);
                     queue = self.queue();
                 }
-                if !(listed || key.is_some() && planted::on("told_waits_unlisted")) {
+                if !is_listed {
                     let wake = Wake::Driver(thread::current());
                     key = Some(queue.waiters(effect).add(entry_id, wake));
                 }

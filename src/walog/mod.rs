@@ -54,6 +54,7 @@ pub(crate) use reader::at_entry;
 pub(crate) use walk::{Requirements, judge_alone, read_chain};
 
 #[cfg(all(test, durability_shuttle))]
-mod models;
+#[path = "model_tests.rs"]
+pub(crate) mod models;
 #[cfg(test)]
 mod tests;

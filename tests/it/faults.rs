@@ -9,19 +9,29 @@ use durability::recordlog::RecordLogWriter;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{PrepareAhead, PrepareHand, WalMaintenance, WalOptions, WalWriter};
+use durability::walog::{PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalOptions, WalWriter};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
 type Disk = FaultyDirectory<SimDisk>;
 type Property = dyn Fn(&SimDisk, &[u64]) -> Result<(), String>;
 
-/// Runs `job` once for each of its calls and each kind of fault.
+/// Runs `job` once for each of its calls and each kind of fault, on an empty disk.
 fn every_fault(name: &str, job: impl Fn(&Arc<Disk>, u64) -> PersistenceResult<()>, property: &Property) {
+    every_fault_from(name, SimDisk::new, job, property);
+}
+
+/// The same on a disk on which something has happened before.
+fn every_fault_from(
+    name: &str,
+    start: impl Fn(u64) -> SimDisk,
+    job: impl Fn(&Arc<Disk>, u64) -> PersistenceResult<()>,
+    property: &Property,
+) {
     let (mut faults_checked, mut images, mut failed) = (0, 0, 0);
     for seed in seeds(1) {
         let faults = Faults::new();
-        job(&Arc::new(faults.over(SimDisk::new(seed))), seed).expect("without a fault it succeeds");
+        job(&Arc::new(faults.over(start(seed))), seed).expect("without a fault it succeeds");
         let calls = faults.calls();
         for index in 0..calls {
             let kinds = [
@@ -32,17 +42,19 @@ fn every_fault(name: &str, job: impl Fn(&Arc<Disk>, u64) -> PersistenceResult<()
             ];
             for fault in kinds {
                 let what = format!("{name}, seed {seed}: {fault:?} at call {index} of {calls}");
-                let (disk, faults) = (SimDisk::new(seed), Faults::new());
+                let (disk, faults) = (start(seed), Faults::new());
+                let from_operation = disk.operations();
                 faults.inject(At::call(index), fault);
                 failed += u64::from(job(&Arc::new(faults.over(disk.clone())), seed).is_err());
                 assert!(faults.all_struck(), "{what}: no such call");
                 let struck = &faults.trace()[index as usize];
                 // The process goes on or dies; then the machine does.
-                let all = SimOptions { seed, images_per_point: 1, ..SimOptions::default() };
+                let all = SimOptions { seed, images_per_point: 1, from_operation, ..SimOptions::default() };
                 let last = SimOptions { from_operation: disk.operations(), ..all.clone() };
                 check_crashes(&disk.after_kill(), &last, |_, marks| property(&disk.after_kill(), marks))
                     .unwrap_or_else(|failure| panic!("{what} ({struck:?}), as it was left: {failure}"));
-                let some = SimOptions { stride: disk.operations().div_ceil(5), images_per_point: 2, ..all };
+                let stride = (disk.operations() - from_operation).div_ceil(5).max(1);
+                let some = SimOptions { stride, images_per_point: 2, ..all };
                 let report = check_crashes(&disk, &some, property)
                     .unwrap_or_else(|failure| panic!("{what} ({struck:?}): {failure}"));
                 faults_checked += 1;
@@ -50,7 +62,9 @@ fn every_fault(name: &str, job: impl Fn(&Arc<Disk>, u64) -> PersistenceResult<()
             }
         }
     }
-    println!("{name}: {faults_checked} faults ({failed} failed the job), {images} power cuts behind them");
+    println!(
+        "{name}: {faults_checked} fault points ({failed} failed the job), {images} power cuts behind them"
+    );
     assert!(failed > 0, "a fault that nobody notices is none");
 }
 
@@ -124,7 +138,7 @@ fn share_prepared_log(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
 
 fn share_log_with(directory: &Arc<Disk>, hand: &PrepareHand, options: WalOptions) -> PersistenceResult<()> {
     let disk = directory.inner();
-    let wal = durability::walog::SyncWalWriter::<(), Disk>::configure(Arc::clone(directory), options)?;
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::clone(directory), options)?;
     let steps = || -> PersistenceResult<()> {
         for step in 0..5 {
             for _ in 0..3 * step % 4 {
@@ -162,6 +176,66 @@ fn every_fault_of_a_shared_log_leaves_the_contract_whole() {
 #[test]
 fn every_fault_of_a_shared_log_beside_the_making_of_segments_leaves_the_contract_whole() {
     every_fault("shared wal, prepared ahead", share_prepared_log, &check);
+}
+
+/// Tickets and durable commits, several in flight, over a few segments; alone here as well.
+fn pipeline_log(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
+    let disk = directory.inner();
+    let deep = WalOptions { pipeline_depth: Some(4), ..options() };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::clone(directory), deep)?;
+    disk.mark(wal.last_entry_id());
+    let steps = || -> PersistenceResult<()> {
+        for _ in 0..3 {
+            let next = wal.last_entry_id() + 1;
+            let first = wal.append_bytes(&payload(next))?;
+            let second = wal.append_bytes(&payload(next + 1))?;
+            wal.wait_durable(first)?;
+            disk.mark(first);
+            wal.wait_durable(second)?;
+            disk.mark(second);
+            let maintenance = WalMaintenance::new(Arc::clone(directory));
+            maintenance.truncate_to_recycle(first - 1, 1)?;
+        }
+        Ok(())
+    };
+    let outcome = steps();
+    disk.mark(wal.durable_entry_id());
+    let closed = wal.close();
+    outcome.and(closed)
+}
+
+#[test]
+fn every_fault_of_a_log_that_is_cut_beside_its_commits_leaves_the_contract_whole() {
+    every_fault("shared wal, cut and recycled", pipeline_log, &check);
+}
+
+/// A log whose last sync failed, and whose machine went on: the tail is in the page cache only.
+fn unproven(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(disk.clone()), options()).expect("opens");
+    for _ in 0..3 {
+        disk.mark(wal.append_bytes_durable(&payload(wal.next_entry_id())).expect("commits"));
+    }
+    wal.append_bytes(&payload(wal.next_entry_id())).expect("appends");
+    disk.fail_sync_after(seed % 2);
+    let _ = wal.flush_and_sync();
+    drop(wal);
+    disk.after_kill()
+}
+
+/// Resumes it, twice: what opening returned is promised.
+fn resume(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {
+    for _ in 0..2 {
+        let mut wal = WalWriter::<(), Disk>::open_with(Arc::clone(directory), options())?;
+        directory.inner().mark(wal.last_entry_id());
+        directory.inner().mark(wal.append_bytes_durable(&payload(wal.next_entry_id()))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_fault_of_resuming_an_unproven_tail_leaves_the_contract_whole() {
+    every_fault_from("resume", unproven, resume, &check);
 }
 
 fn write_records(directory: &Arc<Disk>, _: u64) -> PersistenceResult<()> {

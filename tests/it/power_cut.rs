@@ -25,10 +25,10 @@ pub(super) fn seeds(default: u64) -> Vec<u64> {
 }
 
 /// A small generator, so that a run repeats from its seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -181,8 +181,7 @@ fn reopen(disk: &SimDisk) -> durability::PersistenceResult<Wal> {
 /// The contract for one image: it can be read, opened, continued, and read again.
 pub(super) fn check(image: &SimDisk, marks: &[u64]) -> Result<(), String> {
     let last = read(image, marks, WalReplayMode::BestEffortTail)?;
-    let mut wal =
-        Wal::open(Arc::new(image.clone())).map_err(|error| format!("the log does not open: {error}"))?;
+    let mut wal = reopen(image).map_err(|error| format!("the log does not open: {error}"))?;
     if wal.last_entry_id() != last {
         return Err(format!("reading ends at {last}, opening at {}", wal.last_entry_id()));
     }

@@ -27,12 +27,13 @@ use crate::storage::{
     Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Latch, StrategyReason, Submitted,
     Wait,
 };
+use crate::sync::Condvar;
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Largest write that is asked for at once, in bytes: what the kernel takes, rounded down.
@@ -319,7 +320,7 @@ impl UringFile {
         drop(locked);
         let entered = self.ring.enter(submit, want, timeout);
         let mut locked = self.ring.lock();
-        locked.state().reaper = false;
+        locked.state().reaper = planted::on("reaper_keeps_role");
         self.look_for_a_split(&locked, &entered);
         let result = match entered {
             Ok(_) => {
@@ -348,7 +349,7 @@ impl UringFile {
         let mut attempts = 0;
         let mut last_look = false;
         loop {
-            if !locked.state().reaper {
+            if !locked.state().reaper || planted::on("collect_beside_reaper") {
                 self.collect(&mut locked);
             }
             if let Some(completion) = locked.state().done.pop_front() {
@@ -380,24 +381,24 @@ impl UringFile {
     }
 
     /// How a durable commit would be done now.
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub(super) fn next_goal(&self) -> Goal {
         self.goal(Effect::Durable, self.ring.lock().state())
     }
 
     /// Whether somebody waits in the kernel, and how many requests wait to be taken up by it.
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub(super) fn reaper_and_queued(&self) -> (bool, u32) {
         let mut locked = self.ring.lock();
         (locked.state().reaper, locked.queued())
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub(super) fn split_a_pair(&self, entries: &[u32]) {
         self.ring.split_a_pair(entries);
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub(super) fn enters(&self) -> u64 {
         self.ring.enters()
     }
@@ -452,7 +453,7 @@ impl CommitFile for UringFile {
         let (mut locked, result) = self.reap_locked(self.ring.lock(), wait);
         let ledger = locked.state();
         ledger.unreaped -= usize::from(matches!(result, Ok(Some(_))));
-        let wake = ledger.waiting > 0;
+        let wake = ledger.waiting > 0 && !planted::on("reap_wakes_nobody");
         drop(locked);
         if wake {
             self.turn.notify_one();
@@ -525,6 +526,7 @@ impl Deadline {
     }
 }
 
-#[cfg(test)]
+// Models compile this file a second time, over a ring of their own.
+#[cfg(all(test, not(durability_shuttle)))]
 #[path = "file_tests.rs"]
 mod tests;

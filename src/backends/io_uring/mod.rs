@@ -37,11 +37,14 @@
 mod calibration;
 mod chain;
 mod file;
+#[cfg(all(test, durability_shuttle))]
+#[path = "model_tests.rs"]
+mod model;
 mod overlap;
 mod pool;
 mod probe;
 mod ring;
-#[cfg(test)]
+#[cfg(all(test, not(durability_shuttle)))]
 mod tests;
 
 pub use file::UringFile;

@@ -45,7 +45,7 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub fn idle(&self) -> usize {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -32,6 +32,7 @@ use super::chain::{Chain, Failure, Part, Step, Unit};
 use super::pool::Pool;
 use crate::planted;
 use crate::storage::CommitBuffer;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
@@ -41,7 +42,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// How long teardown goes on trying to submit what was accepted while the kernel has no memory.
@@ -261,14 +262,14 @@ impl<M, S> Attached<M, S> {
     }
 
     /// Lets the kernel take up half a pair, as it does when it runs out of memory.
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub fn split_a_pair(&self, entries: &[u32]) {
         for submit in entries {
             assert_eq!(self.ring.enter(*submit, 0, None), Ok(*submit as usize));
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(durability_shuttle)))]
     pub fn enters(&self) -> u64 {
         self.ring.enters.load(std::sync::atomic::Ordering::Relaxed)
     }

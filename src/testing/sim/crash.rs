@@ -1,8 +1,7 @@
 //! From a history to the states in which a power cut may leave the disk.
 
 use super::disk::SimDisk;
-use super::state::{ChangeKind, History};
-use crate::storage::path;
+use super::state::{Change, ChangeKind, History, Node};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -38,6 +37,14 @@ pub struct SimReport {
     pub exhaustive_points: u64,
 }
 
+impl std::ops::AddAssign for SimReport {
+    fn add_assign(&mut self, other: Self) {
+        self.points += other.points;
+        self.images += other.images;
+        self.exhaustive_points += other.exhaustive_points;
+    }
+}
+
 /// An image for which the property does not hold.
 #[derive(Clone, Debug)]
 pub struct SimFailure {
@@ -47,29 +54,47 @@ pub struct SimFailure {
     pub point: usize,
     /// The seed of the enumeration.
     pub seed: u64,
+    /// The seed of the run, where [`CrashLab`](super::CrashLab) made it.
+    pub run_seed: Option<u64>,
     /// Each operation, and what survived of it.
     pub trace: String,
 }
 
 impl fmt::Display for SimFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} (crash after operation {}, seed {})", self.message, self.point, self.seed)?;
+        write!(f, "{} (crash after operation {}, ", self.message, self.point)?;
+        if let Some(run_seed) = self.run_seed {
+            write!(f, "run seed {run_seed}, ")?;
+        }
+        writeln!(f, "image seed {})", self.seed)?;
         f.write_str(&self.trace)
     }
 }
 
 impl std::error::Error for SimFailure {}
 
-/// One thing that may or may not have survived: a sector of a write, a size, a change of a name.
+/// One thing that may or may not have survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unit {
     change: usize,
-    sector: usize,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// A sector of a write.
+    Sector(usize),
+    /// That a write made its file larger, whatever survived of its bytes: the rest reads as zeros.
+    Growth,
+    /// A change of a name, or of a size.
+    Whole,
 }
 
 /// Stops the run of `disk` after every operation, and hands every image that the rules allow (or a sample)
 /// to `check`, with the values marked until then. The first failure is shrunk (fewer survivors) and
 /// returned.
+///
+/// What a run writes is best made by [`CrashLab`](super::CrashLab), which runs many seeds.
 pub fn check_crashes(
     disk: &SimDisk,
     options: &SimOptions,
@@ -86,14 +111,13 @@ pub fn check_crashes(
         report.exhaustive_points += u64::from(units.len() < 32 && choices.len() as u64 == 1 << units.len());
         for survivors in choices {
             report.images += 1;
-            let image = build(&history, point, &survivors, options.sector_bytes, &mut random);
-            if let Err(message) = check(&image, &marks) {
-                let rebuild =
-                    |survivors: &[Unit]| build(&history, point, survivors, options.sector_bytes, &mut 7);
+            let build = |survivors: &[Unit]| build(&history, point, survivors, options.sector_bytes);
+            if let Err(message) = check(&build(&survivors), &marks) {
                 let (survivors, message) =
-                    shrink(survivors, message, |survivors| check(&rebuild(survivors), &marks).err());
+                    shrink(survivors, message, |survivors| check(&build(survivors), &marks).err());
                 let trace = trace(&history, point, &survivors, options.sector_bytes);
-                return Err(Box::new(SimFailure { message, point, seed: options.seed, trace }));
+                let (seed, run_seed) = (options.seed, None);
+                return Err(Box::new(SimFailure { message, point, seed, run_seed, trace }));
             }
         }
     }
@@ -118,12 +142,16 @@ fn units_at(history: &History, point: usize, sector_bytes: usize) -> Vec<Unit> {
         if is_durable(history, index, point) {
             continue;
         }
-        let sectors = match &change.kind {
-            ChangeKind::Write { offset, bytes, .. } => sectors(*offset, bytes.len(), sector_bytes),
-            ChangeKind::Mark(_) | ChangeKind::Note(_) => 0,
-            _ => 1,
-        };
-        units.extend((0..sectors).map(|sector| Unit { change: index, sector }));
+        let unit = |part| Unit { change: index, part };
+        match &change.kind {
+            ChangeKind::Write { offset, bytes, .. } => {
+                let sectors = sectors(*offset, bytes.len(), sector_bytes);
+                units.extend((0..sectors).map(|sector| unit(Part::Sector(sector))));
+                units.extend(change.grows.then(|| unit(Part::Growth)));
+            }
+            ChangeKind::Mark(_) | ChangeKind::Note(_) => {}
+            _ => units.push(unit(Part::Whole)),
+        }
     }
     units
 }
@@ -166,34 +194,30 @@ fn choose(units: &[Unit], images_max: usize, random: &mut u64) -> Vec<Vec<Unit>>
     choices
 }
 
-fn build(
-    history: &History,
-    point: usize,
-    survivors: &[Unit],
-    sector_bytes: usize,
-    random: &mut u64,
-) -> SimDisk {
+fn build(history: &History, point: usize, survivors: &[Unit], sector_bytes: usize) -> SimDisk {
     let mut tree = history.base.clone();
-    let mut by_change: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut by_change: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
     for unit in survivors {
-        by_change.entry(unit.change).or_default().push(unit.sector);
+        by_change.entry(unit.change).or_default().push(unit.part);
     }
     for (index, change) in history.changes[..point].iter().enumerate() {
         if is_durable(history, index, point) {
             tree.apply(&change.kind);
             continue;
         }
-        let Some(sectors) = by_change.get(&index) else { continue };
+        let Some(parts) = by_change.get(&index) else { continue };
         match &change.kind {
             ChangeKind::Write { inode, offset, bytes } => {
-                for sector in sectors {
-                    let (from, to) = sector_range(*offset, bytes.len(), *sector, sector_bytes);
-                    tree.write(*inode, offset + from as u64, &bytes[from..to]);
-                }
-                // A size may survive where the data before it does not, and then reads as zeros.
-                let end = (*offset as usize) + bytes.len();
-                if next(random) % 4 == 0 && tree.file(*inode).len() < end {
-                    tree.file(*inode).resize(end, 0);
+                for part in parts {
+                    if let Part::Sector(sector) = part {
+                        let (from, to) = sector_range(*offset, bytes.len(), *sector, sector_bytes);
+                        tree.write(*inode, offset + from as u64, &bytes[from..to]);
+                        continue;
+                    }
+                    let end = (*offset as usize) + bytes.len();
+                    if tree.file(*inode).len() < end {
+                        tree.file(*inode).resize(end, 0);
+                    }
                 }
             }
             kind => tree.apply(kind),
@@ -218,10 +242,6 @@ fn shrink(
     mut fails: impl FnMut(&[Unit]) -> Option<String>,
 ) -> (Vec<Unit>, String) {
     let (mut survivors, mut message) = (survivors, message);
-    if fails(&survivors).is_none() {
-        // It depends on a size that survived by chance: left as it is.
-        return (survivors, message);
-    }
     let mut size = survivors.len() / 2;
     while size > 0 {
         let mut from = 0;
@@ -238,45 +258,56 @@ fn shrink(
     (survivors, message)
 }
 
+/// The run, operation by operation, and what survived of each.
 fn trace(history: &History, point: usize, survivors: &[Unit], sector_bytes: usize) -> String {
     let mut names: BTreeMap<usize, String> = BTreeMap::new();
     for (path, node) in &history.base.names {
-        if let super::state::Node::File(inode) = node {
+        if let Node::File(inode) = node {
             names.insert(*inode, path.clone());
         }
     }
     let mut text = String::new();
     for (index, change) in history.changes[..point].iter().enumerate() {
-        let survived = survivors.iter().filter(|unit| unit.change == index).count();
+        if let ChangeKind::Create { path, node: Node::File(inode) } = &change.kind {
+            names.insert(*inode, path.clone());
+        }
         let what = match &change.kind {
             ChangeKind::Write { inode, offset, bytes } => {
-                let name = names.get(inode).map_or("?", |name| path::file_name(name));
-                let all = sectors(*offset, bytes.len(), sector_bytes);
-                let fate = if is_durable(history, index, point) {
-                    "durable".to_owned()
-                } else {
-                    format!("{survived} of {all} sectors survive")
-                };
-                format!("write {name} {offset}+{}: {fate}", bytes.len())
+                let name = names.get(inode).map_or("?", String::as_str);
+                format!("write {name} {offset}+{}", bytes.len())
             }
-            kind => {
-                if let ChangeKind::Create { path, node: super::state::Node::File(inode) } = kind {
-                    names.insert(*inode, path.clone());
-                }
-                if let ChangeKind::Note(note) = kind {
-                    text.push_str(&format!("{index:>5}  {note}\n"));
-                    continue;
-                }
-                let fate = match kind {
-                    ChangeKind::Mark(_) | ChangeKind::Note(_) => "",
-                    _ if is_durable(history, index, point) => ": durable",
-                    _ if survived > 0 => ": survives",
-                    _ => ": lost",
-                };
-                format!("{kind:?}{fate}")
+            ChangeKind::SetSize { inode, bytes } => {
+                format!("set the size of {} to {bytes}", names.get(inode).map_or("?", String::as_str))
             }
+            kind => kind.to_string(),
         };
-        text.push_str(&format!("{index:>5}  {what}\n"));
+        let fate = if matches!(change.kind, ChangeKind::Mark(_) | ChangeKind::Note(_)) {
+            String::new()
+        } else if is_durable(history, index, point) {
+            ": durable".to_owned()
+        } else {
+            let parts = survivors.iter().filter(|unit| unit.change == index).map(|unit| unit.part);
+            format!(": {}", fate(change, &parts.collect::<Vec<_>>(), sector_bytes))
+        };
+        text.push_str(&format!("{index:>5}  {what}{fate}\n"));
     }
     text
+}
+
+/// What survived of a change that was not durable.
+fn fate(change: &Change, parts: &[Part], sector_bytes: usize) -> String {
+    let ChangeKind::Write { offset, bytes, .. } = &change.kind else {
+        return if parts.is_empty() { "LOST" } else { "survives" }.to_owned();
+    };
+    let count = sectors(*offset, bytes.len(), sector_bytes);
+    let kept: Vec<_> = (0..count).filter(|sector| parts.contains(&Part::Sector(*sector))).collect();
+    let lost: Vec<_> = (0..count).filter(|sector| !kept.contains(sector)).collect();
+    let said = match (kept.len(), lost.len()) {
+        (0, _) => "LOST".to_owned(),
+        (_, 0) => "survives".to_owned(),
+        _ if kept.len() <= lost.len() => format!("only the sectors {kept:?} of {count} survive"),
+        _ => format!("the sectors {lost:?} of {count} are LOST"),
+    };
+    let grown = !lost.is_empty() && parts.contains(&Part::Growth);
+    if grown { said + ", the size survives" } else { said }
 }

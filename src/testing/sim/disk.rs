@@ -12,6 +12,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// What lands of a write that fails ends on a multiple of this, in bytes.
+const SECTOR_BYTES: u64 = 512;
+
 /// A disk in memory that remembers what is durable. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
@@ -28,33 +31,113 @@ pub(super) struct World {
     pub(super) random: u64,
     locks: BTreeSet<String>,
     pub(super) locked_inodes: BTreeSet<Inode>,
+    pub(super) knobs: Knobs,
+}
+
+/// What a disk does besides its work.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Knobs {
     /// How many syncs succeed before one fails.
-    pub(super) failing_sync: Option<u64>,
+    failing_sync: Option<u64>,
+    /// The same for writes.
+    failing_write: Option<u64>,
+    /// Bytes of all files together, at most.
+    capacity: Option<u64>,
+    /// A write to a stream takes a part of what it is asked to.
+    short_writes: bool,
+    /// Commits that may be in flight at once; as many as a disk of ours takes unless told.
+    pub(super) in_flight_max: Option<usize>,
     /// Syncs and durable commits promise and do nothing.
     pub(super) lying: bool,
     /// How long each completion takes.
     pub(super) pause: Option<Duration>,
 }
 
+/// Counts a call; `true` when this is the one that fails.
+fn strikes(left: &mut Option<u64>) -> bool {
+    match left {
+        Some(0) => {
+            *left = None;
+            true
+        }
+        Some(more) => {
+            *more -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+/// What a write comes to.
+pub(super) enum Fate {
+    Whole,
+    /// So many bytes land, and the write fails.
+    Fails {
+        landed: usize,
+        error: io::Error,
+    },
+}
+
 impl World {
     pub(super) fn change(&mut self, kind: ChangeKind, completed: bool) -> usize {
+        let grows = match &kind {
+            ChangeKind::Write { inode, offset, bytes } => {
+                self.tree.file(*inode).len() < *offset as usize + bytes.len()
+            }
+            _ => false,
+        };
         self.tree.apply(&kind);
-        self.history.push(kind, completed)
+        let index = self.history.push(kind, completed);
+        self.history.changes[index].grows = grows;
+        index
     }
 
     /// Counts a sync; `true` when this is the one that fails.
     pub(super) fn sync_fails(&mut self) -> bool {
-        match &mut self.failing_sync {
-            Some(0) => {
-                self.failing_sync = None;
-                true
-            }
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
+        strikes(&mut self.knobs.failing_sync)
+    }
+
+    /// Counts a write, and says how it ends.
+    pub(super) fn write_fate(&mut self, inode: Inode, offset: u64, bytes: usize) -> Fate {
+        if strikes(&mut self.knobs.failing_write) {
+            // Some sectors are in the page cache, or on the disk: nobody knows.
+            let sectors = bytes as u64 / SECTOR_BYTES + 1;
+            let landed = (self.next_random() % sectors * SECTOR_BYTES) as usize;
+            return Fate::Fails { landed: landed.min(bytes), error: io::Error::from_raw_os_error(5) };
         }
+        let Some(capacity) = self.knobs.capacity else { return Fate::Whole };
+        let size = self.tree.file(inode).len() as u64;
+        let room = size.max(offset) + capacity.saturating_sub(self.tree.used_bytes());
+        if offset + bytes as u64 <= room {
+            return Fate::Whole;
+        }
+        // Space is given out by the sector, at least.
+        let landed = (room / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(offset) as usize;
+        Fate::Fails { landed, error: io::ErrorKind::StorageFull.into() }
+    }
+
+    /// Writes as far as fate lets it. What has landed of a write that failed is no sync's business any more.
+    pub(super) fn write(
+        &mut self,
+        inode: Inode,
+        offset: u64,
+        bytes: Vec<u8>,
+        completed: bool,
+    ) -> (Option<usize>, io::Result<()>) {
+        let (landed, result) = match self.write_fate(inode, offset, bytes.len()) {
+            Fate::Whole => (bytes.len(), Ok(())),
+            Fate::Fails { landed, error } => (landed, Err(error)),
+        };
+        let mut bytes = bytes;
+        bytes.truncate(landed);
+        let change = (landed > 0).then(|| self.change(ChangeKind::Write { inode, offset, bytes }, completed));
+        if let Err(error) = &result {
+            if let Some(change) = change {
+                self.history.changes[change].forgotten = true;
+            }
+            self.history.push(ChangeKind::Note(format!("write file {inode} {offset} FAILS: {error}")), true);
+        }
+        (change, result)
     }
 
     /// SplitMix64.
@@ -87,9 +170,7 @@ impl SimDisk {
             random: seed,
             locks: BTreeSet::new(),
             locked_inodes: BTreeSet::new(),
-            failing_sync: None,
-            lying: false,
-            pause: None,
+            knobs: Knobs::default(),
         };
         Self { shared: Arc::new(Mutex::new(world)) }
     }
@@ -102,18 +183,46 @@ impl SimDisk {
     /// After `successes` more syncs (of files; durable commits count), one fails with EIO, once. The pages
     /// that it covered count as clean afterwards, as Linux has it.
     pub fn fail_sync_after(&self, successes: u64) {
-        self.world().failing_sync = Some(successes);
+        self.world().knobs.failing_sync = Some(successes);
+    }
+
+    /// After `successes` more writes (to streams or in commits), one fails with EIO, once. Some of its leading
+    /// sectors have landed, and may survive or not, whatever is synced later.
+    pub fn fail_write_after(&self, successes: u64) {
+        self.world().knobs.failing_write = Some(successes);
+    }
+
+    /// All files together hold `bytes` at most; `None` lifts the limit. A write that needs more lands as far as
+    /// there is room, in whole sectors of 512 bytes, and fails with "no space left".
+    pub fn limit_capacity(&self, bytes: Option<u64>) {
+        self.world().knobs.capacity = bytes;
+    }
+
+    /// Bytes of all files that have a name.
+    pub fn used_bytes(&self) -> u64 {
+        self.world().tree.used_bytes()
+    }
+
+    /// From now on a write to a stream takes a part of what it is asked to, as `write` is free to.
+    pub fn shorten_writes(&self) {
+        self.world().knobs.short_writes = true;
+    }
+
+    /// How many commits each file keeps in flight, at least 1. They complete in an order that the disk's seed
+    /// chooses.
+    pub fn keep_in_flight(&self, commits_max: usize) {
+        self.world().knobs.in_flight_max = Some(commits_max.max(1));
     }
 
     /// From now on syncs promise and do nothing: for showing that a property would notice.
     pub fn lie_about_syncs(&self) {
-        self.world().lying = true;
+        self.world().knobs.lying = true;
     }
 
     /// From now on each completion of a commit takes this long, in real time: threads that share a log then
     /// meet more of each other's commits in flight.
     pub fn slow_down(&self, pause: Duration) {
-        self.world().pause = Some(pause);
+        self.world().knobs.pause = Some(pause);
     }
 
     /// How many operations the run has done.
@@ -132,9 +241,7 @@ impl SimDisk {
             random: world.random,
             locks: BTreeSet::new(),
             locked_inodes: BTreeSet::new(),
-            failing_sync: None,
-            lying: false,
-            pause: None,
+            knobs: Knobs::default(),
         };
         Self { shared: Arc::new(Mutex::new(killed)) }
     }
@@ -203,7 +310,14 @@ impl SimDisk {
         let size = world.tree.file(inode).len() as u64;
         if options.zero_filled_bytes > size {
             let bytes = vec![0; (options.zero_filled_bytes - size) as usize];
-            world.change(ChangeKind::Write { inode, offset: size, bytes }, true);
+            let (_, written) = world.write(inode, size, bytes, true);
+            if let Err(source) = written {
+                if options.create_new {
+                    // As the real ones: a file that could not be made whole is not left behind.
+                    world.change(ChangeKind::Remove { path: path.to_owned() }, true);
+                }
+                return Err(PersistenceError::io("zero-fill", path, Some(size), source));
+            }
             let before = world.history.changes.len();
             world.history.sync_file(inode, before, None);
         }
@@ -220,10 +334,12 @@ struct Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let change = ChangeKind::Write { inode: self.inode, offset: self.offset, bytes: bytes.to_vec() };
-        self.disk.world().change(change, true);
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
+        let mut world = self.disk.world();
+        let taken = if world.knobs.short_writes { bytes.len().div_ceil(2) } else { bytes.len() };
+        let (_, written) = world.write(self.inode, self.offset, bytes[..taken].to_vec(), true);
+        written?;
+        self.offset += taken as u64;
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -416,7 +532,12 @@ impl DurableDirectory for SimDisk {
     fn sync_file(&self, path: &str) -> PersistenceResult<()> {
         let mut world = self.world();
         let inode = Self::existing_file(&world, "sync", path)?;
-        if !world.lying {
+        if world.sync_fails() {
+            world.history.fail_sync(inode);
+            world.history.push(ChangeKind::Note(format!("sync of {path} FAILS")), true);
+            return Err(PersistenceError::io("sync", path, None, io::Error::from_raw_os_error(5)));
+        }
+        if !world.knobs.lying {
             let before = world.history.changes.len();
             world.history.sync_file(inode, before, None);
         }
@@ -428,7 +549,7 @@ impl DurableDirectory for SimDisk {
         path::check(path)?;
         let mut world = self.world();
         let parent = path::parent(path).to_owned();
-        if !world.lying {
+        if !world.knobs.lying {
             world.history.sync_directory(&parent);
         }
         world.history.push(ChangeKind::Note(format!("sync directory {parent:?}")), true);

@@ -26,6 +26,7 @@ struct InFlight {
     change: Option<usize>,
     /// How much of the history there was when it was submitted.
     submitted: usize,
+    written: std::io::Result<()>,
 }
 
 /// Commits that may be in flight at once.
@@ -43,8 +44,10 @@ impl SimFile {
             world.history.changes[change].completed = true;
         }
         let Commit { id, buffer, effect, offset, .. } = in_flight.commit;
-        let mut result = Ok(());
-        if effect == Effect::Durable {
+        let mut result = in_flight.written.map_err(|source| {
+            self.latch.trip(PersistenceError::io("write", self.path.as_str(), Some(offset), source))
+        });
+        if result.is_ok() && effect == Effect::Durable {
             if world.sync_fails() {
                 world.history.fail_sync(self.inode);
                 world.history.push(ChangeKind::Note(format!("sync of {} FAILS", self.path)), true);
@@ -55,7 +58,7 @@ impl SimFile {
                     Some(offset),
                     source,
                 )));
-            } else if !world.lying {
+            } else if !world.knobs.lying {
                 world.history.sync_file(self.inode, in_flight.submitted, in_flight.change);
                 world
                     .history
@@ -68,7 +71,8 @@ impl SimFile {
 
 impl CommitFile for SimFile {
     fn limits(&self) -> CommitLimits {
-        CommitLimits { in_flight_max: IN_FLIGHT_MAX, alignment: 1, durable: true }
+        let in_flight_max = self.disk.world().knobs.in_flight_max.unwrap_or(IN_FLIGHT_MAX);
+        CommitLimits { in_flight_max, alignment: 1, durable: true }
     }
 
     fn strategy(&self) -> CommitStrategy {
@@ -80,17 +84,18 @@ impl CommitFile for SimFile {
             return Submitted::Refused { commit, error };
         }
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_flight.len() == IN_FLIGHT_MAX {
+        if in_flight.len() >= self.limits().in_flight_max {
             let error = PersistenceError::invalid_state("commit", "too many are in flight");
             return Submitted::Refused { commit, error };
         }
         let mut world = self.disk.world();
         let submitted = world.history.changes.len();
         let bytes = commit.buffer[commit.range.clone()].to_vec();
-        let change = (!bytes.is_empty()).then(|| {
-            world.change(ChangeKind::Write { inode: self.inode, offset: commit.offset, bytes }, false)
-        });
-        in_flight.push(InFlight { commit, change, submitted });
+        let (change, written) = match bytes.is_empty() {
+            true => (None, Ok(())),
+            false => world.write(self.inode, commit.offset, bytes, false),
+        };
+        in_flight.push(InFlight { commit, change, submitted, written });
         Submitted::Accepted
     }
 
@@ -100,7 +105,7 @@ impl CommitFile for SimFile {
 
     #[allow(clippy::disallowed_methods, reason = "a slow disk is slow in real time")]
     fn reap(&self, _wait: Wait) -> PersistenceResult<Option<Completion>> {
-        let pause = self.disk.world().pause;
+        let pause = self.disk.world().knobs.pause;
         if let Some(pause) = pause {
             crate::sync::thread::sleep(pause);
         }

@@ -1,6 +1,7 @@
 //! What happened on a simulated disk, in order, and what of it is durable since when.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Number of an inode.
 pub(super) type Inode = usize;
@@ -21,6 +22,8 @@ pub(super) struct Change {
     pub(super) completed: bool,
     /// A sync failed over it: it counts as clean, and no later sync makes it durable.
     pub(super) forgotten: bool,
+    /// A write that made its file larger: the size may survive without the bytes.
+    pub(super) grows: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +72,21 @@ impl ChangeKind {
     }
 }
 
+impl fmt::Display for ChangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write { inode, offset, bytes } => write!(f, "write file {inode} {offset}+{}", bytes.len()),
+            Self::SetSize { inode, bytes } => write!(f, "set the size of file {inode} to {bytes}"),
+            Self::Create { path, node: Node::Directory } => write!(f, "create directory {path}"),
+            Self::Create { path, node: Node::File(inode) } => write!(f, "create {path} (file {inode})"),
+            Self::Remove { path } => write!(f, "remove {path}"),
+            Self::Rename { from, to } => write!(f, "rename {from} to {to}"),
+            Self::Mark(value) => write!(f, "MARK {value}"),
+            Self::Note(note) => f.write_str(note),
+        }
+    }
+}
+
 /// Names and contents.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree {
@@ -95,6 +113,15 @@ impl Tree {
             }
             ChangeKind::Mark(_) | ChangeKind::Note(_) => {}
         }
+    }
+
+    /// Bytes of all files that have a name.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let sizes = self.names.values().map(|node| match node {
+            Node::File(inode) => self.files.get(*inode).map_or(0, Vec::len) as u64,
+            Node::Directory => 0,
+        });
+        sizes.sum()
     }
 
     pub(super) fn write(&mut self, inode: Inode, offset: u64, bytes: &[u8]) {
@@ -140,7 +167,7 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn push(&mut self, kind: ChangeKind, completed: bool) -> usize {
-        self.changes.push(Change { kind, durable_at: None, completed, forgotten: false });
+        self.changes.push(Change { kind, durable_at: None, completed, forgotten: false, grows: false });
         self.changes.len() - 1
     }
 

@@ -8,7 +8,8 @@
 //! A failure prints the schedule; `DURABILITY_MODEL_SCHEDULE=... scripts/model-check.sh replay MODEL` runs it
 //! again.
 
-mod lab;
+#[path = "model_lab_tests.rs"]
+pub(crate) mod lab;
 
 use super::{Backpressure, CommitTicket};
 use crate::error::{PersistenceError, PersistenceResult};
