@@ -1,6 +1,7 @@
 //! The evidence table, row by row, over hand-made files.
 
 use super::*;
+use crate::error::{Check, Proof, TornEvidence};
 use crate::formats::frame::tests::{data_frame, frame};
 
 const SALT: u64 = 0x5a17;

@@ -53,7 +53,7 @@ pub struct WalWriter<E = (), D: Directory + ?Sized = dyn Directory> {
 
 /// Before the first append of a writer made with `new`, nothing is touched.
 enum Stage<D: Directory + ?Sized> {
-    Untouched { directory: Arc<D>, options: WalOptions, observer: Option<Arc<dyn WalObserver>> },
+    Untouched { directory: Arc<D>, options: Box<WalOptions>, observer: Option<Arc<dyn WalObserver>> },
     Open(Box<Open<D>>),
     Closed,
 }
@@ -72,7 +72,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
 
     /// [`new`](Self::new) with options.
     pub fn new_with(directory: Arc<D>, options: WalOptions) -> Self {
-        let stage = Stage::Untouched { directory, options, observer: None };
+        let stage = Stage::Untouched { directory, options: Box::new(options), observer: None };
         Self { stage, closed: false, _entry: PhantomData }
     }
 
@@ -327,7 +327,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     fn open_stage(&mut self) -> PersistenceResult<&mut Open<D>> {
         if let Stage::Untouched { directory, options, observer } = &self.stage {
             let (mut appender, found) =
-                Appender::open(Arc::clone(directory), options.clone(), OpenMode::New, None)?;
+                Appender::open(Arc::clone(directory), (**options).clone(), OpenMode::New, None)?;
             if let Some(observer) = observer {
                 appender.set_observer(Arc::clone(observer));
             }

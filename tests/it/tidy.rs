@@ -54,7 +54,7 @@ const SAFETY_LINES: usize = 6;
 const FILE_LINES_MAX: usize = 600;
 /// File, its own bound, reason.
 const FILE_LINES_EXCEPTIONS: &[(&str, usize, &str)] = &[
-    ("src/formats/scan.rs", 720, "the scanner's evidence rules stand beside the walk that collects it"),
+    ("src/formats/scan.rs", 640, "the scanner's evidence rules stand beside the walk that collects it"),
     ("src/walog/appender.rs", 620, "bugs are planted where they would be made, a line or two for each"),
 ];
 
@@ -69,6 +69,7 @@ const THREAD_EXCEPTIONS: &[(&str, &str)] = &[
         "the first ticket (`SyncWalWriter::submit_bytes`) starts the log's thread",
     ),
     ("src/walog/pool.rs", "`WalOptions::prepare_ahead` names it"),
+    ("src/walog/committer/idle.rs", "`attest_when_idle` asks for it"),
 ];
 
 /// Unfinished work: macros, and words in comments.
