@@ -510,7 +510,8 @@ fn several_commits_in_flight_and_syncs_that_fail_lose_nothing_that_was_promised(
         for _ in 0..4 {
             let from_operation = disk.operations();
             let options = WalOptions { pipeline_depth: Some(4), ..options(&mut random) };
-            let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
+            let wal =
+                SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
             disk.mark(wal.last_entry_id());
             disk.fail_sync_after(random.below(14));
             let mut tickets = Vec::new();
