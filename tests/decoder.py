@@ -50,6 +50,8 @@ def header_of(data):
         raise Bad("a version or feature that is not known here")
     if alignment not in (512, 1024, 2048, 4096) or salt == 0:
         raise Bad("an alignment or salt that no release writes")
+    if max(applied, required) >= 1 << 63:
+        raise Bad("an entry that no log can have")
     return {
         "kind": MAGICS[magic],
         "version": version,

@@ -1,17 +1,14 @@
 //! Orders of events that once broke a promise, each as small as it could be made.
 
 use crate::power_cut::{check, check_records, payload};
-use durability::DurableDirectory;
 use durability::checkpoint::{CheckpointFile, CheckpointMeta};
 use durability::codec::Codec;
-use durability::publish::CheckpointPublisher;
 use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
-use durability::recover::{RecoveryManager, RecoveryOptions, WalEntry, recover_with_wal};
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{Directory, MemoryDirectory, PersistenceError, PersistenceResult};
+use durability::{Directory, DurableDirectory, MemoryDirectory, PersistenceError, PersistenceResult};
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -308,73 +305,74 @@ fn sweeping_for_one_checkpoint_leaves_the_temporaries_of_another_alone() {
 }
 
 #[cfg(feature = "postcard")]
-#[test]
-fn a_checkpoint_of_an_entry_that_no_log_can_have_is_refused() {
-    let directory = MemoryDirectory::arc();
-    let mut wal = WalWriter::<u64, MemoryDirectory>::open(Arc::clone(&directory)).expect("opens");
-    wal.append(&5).expect("appends");
-    wal.close().expect("closes");
-    let header = |last_applied_entry_id, required_entry_id| {
-        let kind = durability::formats::header::FileKind::Checkpoint;
-        let header = durability::formats::header::Header::new(kind, 512, 0, 9);
-        durability::formats::header::Header { last_applied_entry_id, required_entry_id, ..header }
-    };
-    for forged in [header(u64::MAX, 0), header(1 << 63, 0), header(0, u64::MAX)] {
-        directory.atomic_write("state", &forged.encode()).expect("writes");
-        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
-            Arc::clone(&directory),
-            Some("state"),
-            RecoveryOptions::best_effort(),
-            |checkpoint| checkpoint.unwrap_or(0),
-            |sum, _, number| *sum += number,
-        );
-        assert!(matches!(recovered, Err(PersistenceError::Format { .. })), "{recovered:?}");
-        let checkpoints = CheckpointFile::new(Arc::clone(&directory));
-        let meta = CheckpointMeta {
-            last_applied_entry_id: forged.last_applied_entry_id,
-            required_entry_id: forged.required_entry_id,
-            identity: 0,
-        };
-        assert!(matches!(checkpoints.writer("other", meta), Err(PersistenceError::InvalidConfig { .. })));
-    }
-}
-
-#[cfg(feature = "postcard")]
-#[test]
-fn the_latest_recovery_does_not_go_around_a_checkpoint_that_needs_more_log_than_is_left() {
-    let disk = SimDisk::new(1);
-    let options = WalOptions { preallocate_bytes: 0, ..WalOptions::default() };
-    let mut wal = WalWriter::<WalEntry, SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
-    let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
-    let mut cut = 0;
-    for segment_id in 1..=6 {
-        let entry = WalEntry::AddSegment { segment_id, doc_count: 1 };
-        let last = wal.append_durable(&entry).expect("commits");
-        match segment_id {
-            // The same name both times: the log's first record of it is enough to find the newest.
-            2 | 6 => drop(publisher.publish_checkpoint(&mut wal, &Default::default(), last, "state")),
-            3 => cut = wal.current_segment_bytes(),
-            _ => {}
-        }
-    }
-    drop(wal);
-    // The end of the log is gone, exactly behind a frame, which alone would look clean.
-    let left = MemoryDirectory::arc();
-    left.create_dir_all("wal").expect("makes");
-    for path in ["wal/wal_1.log", "state"] {
-        let mut bytes = Vec::new();
-        disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
-        bytes.truncate(if path == "state" { bytes.len() } else { cut as usize });
-        left.atomic_write(path, &bytes).expect("writes");
-    }
-    let recovered = RecoveryManager::new(left).recover_latest_best_effort();
-    let error = recovered.map(|state| state.last_entry_id).expect_err("entries 5 to 8 are missing");
-    assert!(error.is_corruption(), "{error}");
-}
-
-#[cfg(feature = "postcard")]
 mod publishing {
     use super::*;
+    use durability::publish::CheckpointPublisher;
+    use durability::recover::{RecoveryManager, RecoveryOptions, WalEntry, recover_with_wal};
+
+    #[test]
+    fn a_checkpoint_of_an_entry_that_no_log_can_have_is_refused() {
+        let directory = MemoryDirectory::arc();
+        let mut wal = WalWriter::<u64, MemoryDirectory>::open(Arc::clone(&directory)).expect("opens");
+        wal.append(&5).expect("appends");
+        wal.close().expect("closes");
+        let header = |last_applied_entry_id, required_entry_id| {
+            let kind = durability::formats::header::FileKind::Checkpoint;
+            let header = durability::formats::header::Header::new(kind, 512, 0, 9);
+            durability::formats::header::Header { last_applied_entry_id, required_entry_id, ..header }
+        };
+        for forged in [header(u64::MAX, 0), header(1 << 63, 0), header(0, u64::MAX)] {
+            directory.atomic_write("state", &forged.encode()).expect("writes");
+            let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+                Arc::clone(&directory),
+                Some("state"),
+                RecoveryOptions::best_effort(),
+                |checkpoint| checkpoint.unwrap_or(0),
+                |sum, _, number| *sum += number,
+            );
+            assert!(matches!(recovered, Err(PersistenceError::Format { .. })), "{recovered:?}");
+            let checkpoints = CheckpointFile::new(Arc::clone(&directory));
+            let meta = CheckpointMeta {
+                last_applied_entry_id: forged.last_applied_entry_id,
+                required_entry_id: forged.required_entry_id,
+                identity: 0,
+            };
+            assert!(matches!(checkpoints.writer("other", meta), Err(PersistenceError::InvalidConfig { .. })));
+        }
+    }
+
+    #[test]
+    fn the_latest_recovery_does_not_go_around_a_checkpoint_that_needs_more_log_than_is_left() {
+        let disk = SimDisk::new(1);
+        let options = WalOptions { preallocate_bytes: 0, ..WalOptions::default() };
+        let mut wal =
+            WalWriter::<WalEntry, SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+        let publisher = CheckpointPublisher::new(Arc::new(disk.clone())).keep(1);
+        let mut cut = 0;
+        for segment_id in 1..=6 {
+            let entry = WalEntry::AddSegment { segment_id, doc_count: 1 };
+            let last = wal.append_durable(&entry).expect("commits");
+            match segment_id {
+                // The same name both times: the log's first record of it is enough to find the newest.
+                2 | 6 => drop(publisher.publish_checkpoint(&mut wal, &Default::default(), last, "state")),
+                3 => cut = wal.current_segment_bytes(),
+                _ => {}
+            }
+        }
+        drop(wal);
+        // The end of the log is gone, exactly behind a frame, which alone would look clean.
+        let left = MemoryDirectory::arc();
+        left.create_dir_all("wal").expect("makes");
+        for path in ["wal/wal_1.log", "state"] {
+            let mut bytes = Vec::new();
+            disk.open_file(path).expect("opens").read_to_end(&mut bytes).expect("reads");
+            bytes.truncate(if path == "state" { bytes.len() } else { cut as usize });
+            left.atomic_write(path, &bytes).expect("writes");
+        }
+        let recovered = RecoveryManager::new(left).recover_latest_best_effort();
+        let error = recovered.map(|state| state.last_entry_id).expect_err("entries 5 to 8 are missing");
+        assert!(error.is_corruption(), "{error}");
+    }
 
     fn options() -> WalOptions {
         WalOptions {

@@ -253,7 +253,7 @@ fn random_record_log(seed: u64) -> Files {
 fn random_checkpoint(seed: u64) -> Files {
     let random = Random::new(seed);
     let directory = MemoryDirectory::arc();
-    let meta = CheckpointMeta { last_applied_entry_id: random.any(), required_entry_id: 3, identity: 4 };
+    let meta = CheckpointMeta { last_applied_entry_id: random.any() >> 1, required_entry_id: 3, identity: 4 };
     let files = CheckpointFile::<MemoryDirectory>::new(Arc::clone(&directory));
     let mut writer = files.writer("state", meta).expect("begins");
     writer.write_state(&random.bytes(300 << 10)).expect("writes");
