@@ -348,6 +348,7 @@ fn files_are_looked_at_by_themselves() {
             (Some("corrupt"), Some(4)),
             "{name}"
         );
+        assert_eq!((told["kind"].as_str(), told["path"].as_str()), (Some(kind), Some("file")), "{told}");
         let text = String::from_utf8(run(&["inspect", "--hex"], &file).stdout).expect("text");
         assert!(text.contains("no good frame at 0x"), "{name}: {text}");
         assert_eq!(code(&["dump"], &file), 4);

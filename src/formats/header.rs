@@ -12,6 +12,7 @@ use crate::limits::{ENTRY_ID_MAX, FRAME_ALIGNMENT_MAX, FRAME_ALIGNMENT_MIN};
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum FileKind {
     /// A segment of a write-ahead log.
     Segment,
