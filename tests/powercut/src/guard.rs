@@ -89,7 +89,8 @@ fn campaign(arguments: &Arguments) -> bool {
     }
     match arguments.flushes {
         Flushes::Honest => is_well,
-        Flushes::Lie => noticed,
+        // Nothing that could lie: said already.
+        Flushes::Lie => noticed || arguments.fs.is_empty(),
     }
 }
 

@@ -19,15 +19,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// A blank disk.
-    #[cfg(test)]
-    pub fn blank(bytes: u64) -> Self {
-        Self { bytes, ..Self::default() }
+    /// All zeros.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes, blocks: BTreeMap::new() }
     }
 
     /// Reads a file; its length is the disk's.
     pub fn load(file: &File) -> io::Result<Self> {
-        let mut image = Self { bytes: file.metadata()?.len(), blocks: BTreeMap::new() };
+        let mut image = Self::new(file.metadata()?.len());
         let mut chunk = vec![0; 256 * BLOCK];
         let mut offset = 0;
         while offset < image.bytes {
@@ -94,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_across_blocks_and_the_rest_is_zero() {
-        let mut image = Image { bytes: 10 * BLOCK as u64, ..Image::default() };
+        let mut image = Image::new(10 * BLOCK as u64);
         let bytes: Vec<u8> = (0..2 * BLOCK).map(|index| index as u8 | 1).collect();
         image.write(BLOCK as u64 - 512, &bytes);
         let before = image.clone();

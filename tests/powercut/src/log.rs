@@ -90,18 +90,19 @@ impl Log {
         arrived.len().checked_sub(1 + lies).map_or(0, |index| arrived[index])
     }
 
-    /// A place to cut the power at: behind a promise, about a flush, or anywhere.
+    /// A place to cut the power at: behind a promise or a write, about a flush, or anywhere.
     pub fn choose_cut(&self, random: &mut Random) -> Position {
         let any = random.below(self.events.len() as u64 + 1) as usize;
         let wanted = random.below(10);
         let from_here = |event: &Event| match wanted {
             0..=3 => matches!(event, Event::Promised(_)),
             4..=5 => matches!(event, Event::FlushAnswered),
+            6..=8 => matches!(event, Event::WriteArrived),
             _ => false,
         };
         match self.events[any..].iter().position(from_here) {
-            // Before or behind the flush; always behind the promise.
-            Some(index) if wanted < 4 || random.one_in(2) => any + index + 1,
+            // Before or behind the flush; always behind a promise or a write.
+            Some(index) if !(4..=5).contains(&wanted) || random.one_in(2) => any + index + 1,
             Some(index) => any + index,
             None => any,
         }
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn a_flush_covers_what_was_answered_before_it_arrived_and_only_once_it_is_answered() {
         let log = log();
-        let base = Image::blank(1 << 20);
+        let base = Image::new(1 << 20);
         let left = |cut| {
             let crash = log.crash(&base, cut, NOTHING, &mut Random(1), 0);
             [0, 1, 2].map(|number| sector(&crash.image, number))
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn every_set_of_uncovered_sectors_and_nothing_else_is_chosen() {
         let log = log();
-        let base = Image::blank(1 << 20);
+        let base = Image::new(1 << 20);
         let mut seen = std::collections::BTreeSet::new();
         let mut random = Random(3);
         for _ in 0..2000 {
@@ -278,7 +279,7 @@ mod tests {
         log.write_arrived(0, &[1; 2 * SECTOR]);
         log.write_answered(0);
         log.write_arrived(0, &[2; 2 * SECTOR]);
-        let base = Image::blank(1 << 20);
+        let base = Image::new(1 << 20);
         let choice = Choice { which: Which::Some, unit: Some(SECTOR) };
         let mut seen = std::collections::BTreeSet::new();
         let mut random = Random(3);
