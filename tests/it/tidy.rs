@@ -50,7 +50,7 @@ const SAFETY_LINES: usize = 6;
 const FILE_LINES_MAX: usize = 600;
 /// File, its own bound, reason.
 const FILE_LINES_EXCEPTIONS: &[(&str, usize, &str)] = &[
-    ("src/formats/scan.rs", 700, "the scanner's evidence rules stand beside the walk that collects it"),
+    ("src/formats/scan.rs", 720, "the scanner's evidence rules stand beside the walk that collects it"),
     ("src/walog/appender.rs", 620, "bugs are planted where they would be made, a line or two for each"),
 ];
 
@@ -59,10 +59,13 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FUNCTION_LINES_EXCEPTIONS: &[(&str, &str, usize, &str)] = &[];
 
 /// File that starts threads, what asks for them.
-const THREAD_EXCEPTIONS: &[(&str, &str)] = &[(
-    "src/walog/committer/tickets.rs",
-    "the first ticket (`SyncWalWriter::submit_bytes`) starts the log's thread",
-)];
+const THREAD_EXCEPTIONS: &[(&str, &str)] = &[
+    (
+        "src/walog/committer/tickets.rs",
+        "the first ticket (`SyncWalWriter::submit_bytes`) starts the log's thread",
+    ),
+    ("src/walog/committer/idle.rs", "`SyncWalWriter::attest_when_idle` starts the log's thread that attests"),
+];
 
 /// Unfinished work: macros, and words in comments.
 const UNFINISHED_MACROS: &[&str] = &["todo", "unimplemented", "dbg"];
