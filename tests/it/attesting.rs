@@ -100,10 +100,10 @@ fn close_rotation_drop_and_attest_leave_the_very_last_entry_attested() {
         assert_eq!(attested(&Arc::new(left.clone())), (5, expected), "{what}");
         // And so damage to the last entry is told, or is not.
         let mut bytes = contents(&left, "wal/wal_1.log");
-        let mut at = (0..bytes.len())
+        let at = (0..bytes.len())
             .step_by(512)
             .filter(|at| bytes[*at + 8] == 2 && bytes[*at..].starts_with(b"DFRM"));
-        let last = at.next_back().expect("a frame of data");
+        let last = at.max().expect("a frame of data");
         bytes[last..last + 512].fill(0);
         replace(&left, "wal/wal_1.log", &bytes);
         let told = outcome_in(&Arc::new(left), WalReplayMode::BestEffortTail);

@@ -131,6 +131,25 @@ fn a_recycled_file_that_was_renamed_and_not_yet_rewritten_is_no_part_of_the_log(
     }
 }
 
+/// Limit: no seal names a segment that followed a crash, so its loss as a whole looks like the crash before it.
+#[test]
+fn the_loss_of_a_segment_that_followed_a_crash_is_seen_by_a_checkpoint_alone() {
+    let log = build(Shape::Fresh, false);
+    let mut wal = open(&log.disk, Shape::Fresh).expect("opens");
+    append(&mut wal, 2);
+    let lost = format!("wal/wal_{}.log", wal.current_segment_id());
+    let last = wal.last_entry_id();
+    let killed = log.disk.after_kill();
+    drop(wal);
+    killed.delete(&lost).expect("deletes");
+    assert_eq!(read(&killed, 1, MODES[0]), Ok(log.last), "the limit");
+    let options = WalOptions { id_floor: last, ..WalOptions::default() };
+    let refused =
+        WalWriter::<(), SimDisk>::open_with(Arc::new(killed), options).expect_err("a checkpoint needs it");
+    let Outcome::Corrupt(check, _) = classify(refused) else { panic!("not corrupt") };
+    assert_eq!(check, Check::LogEnd { last_entry_id: log.last, required_entry_id: last });
+}
+
 #[cfg(feature = "postcard")]
 mod checkpoints {
     use super::*;

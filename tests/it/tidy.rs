@@ -69,7 +69,7 @@ const THREAD_EXCEPTIONS: &[(&str, &str)] = &[
         "the first ticket (`SyncWalWriter::submit_bytes`) starts the log's thread",
     ),
     ("src/walog/pool.rs", "`WalOptions::prepare_ahead` names it"),
-    ("src/walog/committer/idle.rs", "`attest_when_idle` asks for it"),
+    ("src/walog/committer/idle.rs", "`SyncWalWriter::attest_when_idle` starts the log's thread that attests"),
 ];
 
 /// Unfinished work: macros, and words in comments.

@@ -143,7 +143,14 @@ pub struct OpeningRatios {
 
 impl OpeningRatios {
     pub(super) fn new([short, long, few, many]: &[(&Log, Vec<f64>, Vec<f64>); 4]) -> Self {
-        Self { long_to_short: ratio(&long.1, &short.1), segments_100_to_2: ratio(&many.1, &few.1) }
+        // Until the log is open and has committed once: the same round's sums.
+        let both = |log: &(&Log, Vec<f64>, Vec<f64>)| -> Vec<f64> {
+            log.1.iter().zip(&log.2).map(|(open, commit)| open + commit).collect()
+        };
+        Self {
+            long_to_short: ratio(&both(long), &both(short)),
+            segments_100_to_2: ratio(&both(many), &both(few)),
+        }
     }
 }
 
@@ -200,7 +207,7 @@ pub fn write(recovery: &Recovery, out: &mut String) -> fmt::Result {
     let ratios = &recovery.open_ratios;
     writeln!(
         out,
-        "\nopening: long over short {}, 100 over 2 sealed segments {}",
+        "\nopening and first commit: long over short {}, 100 over 2 sealed segments {}",
         number(ratios.long_to_short, 2),
         number(ratios.segments_100_to_2, 2)
     )
