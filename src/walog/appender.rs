@@ -85,7 +85,7 @@ struct Current {
     offset: u64,
     /// Where the last frame that is no seal ends.
     content_offset: u64,
-    /// Below this, in bytes, writing does not find the device full.
+    /// Below this, in bytes, writing does not find the device full; `u64::MAX`: nobody asks.
     reserved: u64,
     /// Goes with the first commit.
     opening: Option<Opening>,
@@ -247,7 +247,8 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.seal(SealReason::Close, None)?;
         self.pool.discard_unused();
         let Some(current) = self.current.take() else { return Ok(()) };
-        let unused = current.reserved.max(current.file.size()?) > current.offset;
+        let asked_for = if current.reserved == u64::MAX { 0 } else { current.reserved };
+        let unused = asked_for.max(current.file.size()?) > current.offset;
         if current.opening.is_none() && unused {
             // The seal says where the log ends, so zeros behind it mean nothing, cut or not.
             match current.file.set_size(current.offset) {

@@ -52,7 +52,11 @@ fn options(preallocate_bytes: u64) -> WalOptions {
 
 /// Commits until the disk is full; returns the writer, the last acknowledged entry, and the error.
 fn fill(directory: &Arc<FsDirectory>, preallocate_bytes: u64) -> (Wal, u64, PersistenceError) {
-    let mut wal = Wal::open_with(Arc::clone(directory), options(preallocate_bytes)).expect("opens");
+    fill_with(directory, options(preallocate_bytes))
+}
+
+fn fill_with(directory: &Arc<FsDirectory>, options: WalOptions) -> (Wal, u64, PersistenceError) {
+    let mut wal = Wal::open_with(Arc::clone(directory), options).expect("opens");
     let mut acknowledged = 0;
     loop {
         match wal.append_bytes_durable(&[7; 3000]) {
@@ -87,6 +91,23 @@ fn a_full_disk_loses_nothing_and_the_same_writer_goes_on_when_space_is_freed() {
     assert_eq!(id, acknowledged + 1, "what failed was not appended");
     drop(wal);
     assert_eq!(last(&directory), id);
+}
+
+#[test]
+fn a_segment_that_grows_meets_a_full_disk_before_it_writes() {
+    let Some(mount) = Mount::new("1m") else { return };
+    let directory = Arc::new(FsDirectory::existing(mount.path()).expect("opens"));
+    let options = WalOptions { segment_bytes_max: 16 << 20, ..options(64 << 10) };
+    let (mut wal, acknowledged, error) = fill_with(&directory, options);
+    assert!(error.is_out_of_space() && !matches!(error, PersistenceError::Poisoned { .. }), "{error}");
+    assert!(acknowledged > 200, "all of the space serves: {acknowledged}");
+    assert!(mount.remount("size=4m"));
+    let id = wal.append_bytes_durable(&[7; 3000]).expect("goes on");
+    assert_eq!((id, wal.current_segment_id()), (acknowledged + 1, 1));
+    wal.close().expect("closes");
+    assert_eq!(last(&directory), id);
+    let used = std::fs::metadata(mount.path().join("wal/wal_1.log")).expect("is there");
+    assert!(used.len() < 4000 * id, "cut to what it holds");
 }
 
 #[test]
