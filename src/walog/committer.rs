@@ -213,44 +213,25 @@ impl<D: Directory + ?Sized> Committer<D> {
             std::thread::yield_now();
             queue = self.queue();
         }
-        if queue.needs_segment() && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
-            // So it does only now: more was appended, or time has passed. What is in flight comes first.
+        // Looked at once: more was appended, and time has passed, since the turn was taken, and time goes on.
+        let needs_segment = queue.needs_segment();
+        if needs_segment && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
+            // What is in flight comes first.
             std::mem::forget(role);
             queue.submitting = false;
             return queue;
         }
         // An entry that a commit has taken needs a sync, and no segment for those behind it: there may be no
         // space for one.
-        let sync_only = entry_id <= queue.begun_entry_id && queue.needs_segment();
-        if queue.needs_segment() && (!sync_only || planted::on("sync_waits_for_segment")) {
-            let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
-            drop(queue);
-            let made = self.with_appender(|appender| {
-                appender.progress(progress.0, progress.1);
-                let made = appender.make_room(frame_bytes);
-                Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
-            });
-            queue = self.queue();
-            match made {
-                Ok((Ok(()), room, file, _)) => queue.enter_segment(room, file),
-                Ok((Err(error), .., tripped)) => {
-                    // Nothing was taken yet: what is pending stays so.
+        let sync_only = needs_segment && entry_id <= queue.begun_entry_id;
+        if needs_segment && (!sync_only || planted::on("sync_waits_for_segment")) {
+            queue = match self.make_segment(queue) {
+                Ok(queue) => queue,
+                Err(queue) => {
                     std::mem::forget(role);
-                    queue.submitting = false;
-                    if tripped {
-                        queue.fail(error)
-                    } else {
-                        queue.refuse(error)
-                    }
                     return self.tell(queue);
                 }
-                Err(error) => {
-                    std::mem::forget(role);
-                    queue.submitting = false;
-                    queue.fail(error);
-                    return self.tell(queue);
-                }
-            }
+            };
         }
         let (work, commit_id, effect) = queue.take(effect, sync_only, self.environment.elapsed());
         let progress = queue.progress();
@@ -277,6 +258,34 @@ impl<D: Directory + ?Sized> Committer<D> {
                 self.tell(queue)
             }
         }
+    }
+
+    /// Makes the segment that what is pending needs. Where that fails, nothing was taken yet: what is pending
+    /// stays so, and the submitter's role is over.
+    fn make_segment<'a>(&'a self, queue: Guard<'a>) -> Result<Guard<'a>, Guard<'a>> {
+        let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
+        drop(queue);
+        let made = self.with_appender(|appender| {
+            appender.progress(progress.0, progress.1);
+            let made = appender.make_room(frame_bytes);
+            Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
+        });
+        let mut queue = self.queue();
+        let (error, is_final) = match made {
+            Ok((Ok(()), room, file, _)) => {
+                queue.enter_segment(room, file);
+                return Ok(queue);
+            }
+            Ok((Err(error), .., tripped)) => (error, tripped),
+            Err(error) => (error, true),
+        };
+        queue.submitting = false;
+        if is_final {
+            queue.fail(error);
+        } else {
+            queue.refuse(error);
+        }
+        Err(queue)
     }
 
     fn with_appender<T>(
