@@ -308,22 +308,19 @@ impl Scanner {
             }
             FrameHeaderState::Bad => {
                 let unit = u64::from(self.alignment).min(available);
-                let (first, rest) = match view.get(offset, unit) {
-                    Ok(bytes) => bytes.split_at(self.header_sector_bytes().min(bytes.len())),
+                let bytes = match view.get(offset, unit) {
+                    Ok(bytes) => bytes,
                     Err(need) => return Some(need),
                 };
-                // The sector that holds the header may be the one that is lost, whatever the rest of the
-                // frame's first block holds.
+                // The header's sector may be lost alone, whatever the rest of the frame's first block holds.
+                let together =
+                    if planted::on("header_block_is_a_sector") { bytes.len() } else { SECTOR_BYTES };
+                let (first, rest) = bytes.split_at(together.min(bytes.len()));
                 self.end.trailing_bytes |= !is_zero(rest);
                 let bad = if is_zero(first) { BadFrame::Unwritten } else { BadFrame::Header };
                 self.collect(bad, offset + unit)
             }
         }
-    }
-
-    /// What is lost or kept together with a frame's header.
-    fn header_sector_bytes(&self) -> usize {
-        if planted::on("header_block_is_a_sector") { self.alignment as usize } else { SECTOR_BYTES }
     }
 
     /// A frame whose header checks out: its place, its payload, its contents, its order.

@@ -255,47 +255,25 @@ impl<D: Directory + ?Sized> Committer<D> {
             thread::yield_now();
             queue = self.queue();
         }
+        // Looked at once: more was appended, and time has passed, since the turn was taken, and time goes on.
         let needs_room = queue.needs_room();
         if needs_room && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
-            // It does so only since the turn was chosen: more was appended, or the segment grew old. Whoever
-            // drives chooses again, and collects first.
+            // What is in flight comes first: whoever drives chooses again.
             std::mem::forget(role);
             queue.submitting = false;
             return queue;
         }
         // An entry that a commit has taken needs a sync, and no segment for those behind it: there may be no
         // space for one.
-        let sync_only = entry_id <= queue.begun_entry_id && needs_room;
+        let sync_only = needs_room && entry_id <= queue.begun_entry_id;
         if needs_room && (!sync_only || planted::on("sync_waits_for_segment")) {
-            let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
-            drop(queue);
-            let make_room = |appender: &mut Appender<D>| {
-                appender.progress(progress.0, progress.1);
-                let made = appender.make_room(frame_bytes);
-                Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
+            queue = match self.make_room(queue) {
+                Ok(queue) => queue,
+                Err(queue) => {
+                    std::mem::forget(role);
+                    return self.tell(queue);
+                }
             };
-            let made = self.measure_rotation(|| self.with_appender(make_room));
-            queue = self.queue();
-            match made {
-                Ok((Ok(()), room, file, _)) => queue.enter_segment(room, file),
-                Ok((Err(error), .., tripped)) => {
-                    // Nothing was taken yet: what is pending stays so.
-                    std::mem::forget(role);
-                    queue.submitting = planted::on("refusal_keeps_role");
-                    if tripped {
-                        queue.fail(error)
-                    } else {
-                        queue.refuse(error)
-                    }
-                    return self.tell(queue);
-                }
-                Err(error) => {
-                    std::mem::forget(role);
-                    queue.submitting = false;
-                    queue.fail(error);
-                    return self.tell(queue);
-                }
-            }
         }
         let (work, commit_id, effect, begun) = queue.take(effect, sync_only, self.environment.elapsed());
         let (progress, last_entry_id) = (queue.progress(), queue.begun_entry_id);
@@ -333,6 +311,35 @@ impl<D: Directory + ?Sized> Committer<D> {
                 self.tell(queue)
             }
         }
+    }
+
+    /// Makes the segment that what is pending needs. Where that fails, nothing was taken yet: what is pending
+    /// stays so, and the submitter's role is over.
+    fn make_room<'a>(&'a self, queue: Guard<'a>) -> Result<Guard<'a>, Guard<'a>> {
+        let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
+        drop(queue);
+        let make_room = |appender: &mut Appender<D>| {
+            appender.progress(progress.0, progress.1);
+            let made = appender.make_room(frame_bytes);
+            Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
+        };
+        let made = self.measure_rotation(|| self.with_appender(make_room));
+        let mut queue = self.queue();
+        let (error, is_final) = match made {
+            Ok((Ok(()), room, file, _)) => {
+                queue.enter_segment(room, file);
+                return Ok(queue);
+            }
+            Ok((Err(error), .., tripped)) => (error, tripped),
+            Err(error) => (error, true),
+        };
+        queue.submitting = planted::on("refusal_keeps_role");
+        if is_final {
+            queue.fail(error);
+        } else {
+            queue.refuse(error);
+        }
+        Err(queue)
     }
 
     fn with_appender<T>(
