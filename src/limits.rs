@@ -22,10 +22,10 @@ pub const IN_FLIGHT_BYTES_DEFAULT: usize = 8 << 20;
 pub const DEVICE_SLOW_US: u64 = 120;
 
 /// Commits in flight at once where a flush is slow.
-pub const PIPELINE_DEPTH_SLOW: usize = 2;
+pub const PIPELINE_DEPTH_SLOW: usize = 4;
 
 /// Commits in flight at once where a flush is fast.
-pub const PIPELINE_DEPTH_FAST: usize = 1;
+pub const PIPELINE_DEPTH_FAST: usize = 2;
 
 /// Default number of entries between two automatic flushes.
 pub const FLUSH_EVERY_ENTRIES_DEFAULT: usize = 64;

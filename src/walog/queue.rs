@@ -79,6 +79,7 @@ pub(super) struct Queue {
 pub(super) struct Flight {
     pub commit_id: u64,
     pub last_entry_id: u64,
+    pub entries: u32,
     pub effect: Effect,
     pub bytes: usize,
     pub began: Duration,
@@ -269,9 +270,17 @@ impl Queue {
             return false;
         }
         if self.begun_entry_id < entry_id {
-            return self.flights.is_empty() || !self.needs_room();
+            return self.flights.is_empty() || (self.is_worth_its_own_commit() && !self.needs_room());
         }
         effect == Effect::Durable && self.promised_entry_id < entry_id && self.flights.is_empty()
+    }
+
+    /// Whether what is pending should begin beside what is in flight. Only as the equal of the largest there: less
+    /// would split one crowd of committers into ever smaller commits, where waiting gathers all of them again.
+    /// Where committers come one by one, each is the equal of the one before, and none waits.
+    fn is_worth_its_own_commit(&self) -> bool {
+        let largest = self.flights.iter().map(|flight| flight.entries).max();
+        Some(self.pending.entry_count()) >= largest
     }
 
     /// How many commits may be in flight. Where a flush is slow, more of them overlap; where it is fast, the
@@ -339,7 +348,8 @@ impl Queue {
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };
         let (completed, reported) = (false, false);
-        let flight = Flight { commit_id, last_entry_id, effect, bytes, began: now, completed, reported };
+        let flight =
+            Flight { commit_id, last_entry_id, entries, effect, bytes, began: now, completed, reported };
         self.flights.push_back(flight);
         self.flight_bytes += bytes;
         self.begun_entry_id = last_entry_id;
