@@ -3,10 +3,10 @@
 #![cfg(unix)]
 
 use crate::power_cut::payload;
+use durability::PersistenceResult;
 use durability::storage::{FlushPolicy, FsDirectory};
 use durability::testing::faults::{At, Fault, Faults};
 use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::PersistenceResult;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
