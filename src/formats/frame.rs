@@ -441,6 +441,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_length_above_the_limit_is_impossible_however_well_it_is_signed() {
+        let mut bytes = data_frame(&[b"x"], 1, 0, 512, 9, 512);
+        let at = const { layout::at(FRAME, "payload_bytes") };
+        bytes[at..at + 4].copy_from_slice(&(BATCH_BYTES_MAX as u32 + 1).to_le_bytes());
+        let seed = FrameSeed::new(9);
+        let crc = seed.header_crc(512, &bytes);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        let answer = decode_header(&bytes, 512, seed);
+        assert_eq!(answer, FrameHeaderState::Impossible("a payload above the limit"));
+    }
+
+    #[test]
     fn zero_sectors_are_counted_when_written() {
         let entry = vec![0u8; 2000];
         let bytes = data_frame(&[&entry, b"end"], 1, 0, 512, 1, 512);

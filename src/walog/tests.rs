@@ -64,6 +64,32 @@ fn what_is_appended_is_replayed_with_dense_ids_across_reopening() {
 }
 
 #[test]
+fn a_log_that_ends_before_its_floor_is_refused_and_a_new_one_starts_behind_it() {
+    let directory = memory();
+    let floor =
+        |id_floor| WalWriter::<()>::open_with(Arc::clone(&directory), WalOptions { id_floor, ..options() });
+    let mut wal = floor(5).expect("opens a new log");
+    assert_eq!(wal.append_bytes(b"behind the floor").expect("appends"), 6);
+    wal.close().expect("closes");
+    assert_eq!(floor(6).expect("opens").last_entry_id(), 6);
+    let refused = floor(7).map(|wal| wal.last_entry_id());
+    match refused {
+        Err(PersistenceError::Corruption(found)) => assert_eq!(found.entry_id, 7),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn closing_a_shared_log_writes_what_is_pending() {
+    let directory = memory();
+    let manual = WalOptions { flush_policy: FlushPolicy::Manual, ..options() };
+    let wal = SyncWalWriter::<()>::configure(Arc::clone(&directory), manual).expect("opens");
+    wal.append_bytes(b"pending").expect("appends");
+    wal.close().expect("closes");
+    assert_eq!(entries(&directory, WalReplayMode::Strict), [(1, b"pending".to_vec())]);
+}
+
+#[test]
 fn a_segment_per_batch_and_reading_from_any_entry() {
     let directory = memory();
     let mut wal = open(&directory);

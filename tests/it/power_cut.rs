@@ -2,6 +2,7 @@
 //!
 //! `DURABILITY_SEED` runs one seed, `DURABILITY_SEEDS` that many from 1 on.
 
+use durability::PersistenceError;
 #[cfg(feature = "postcard")]
 use durability::publish::CheckpointPublisher;
 use durability::recordlog::RecordLogReader;
@@ -166,6 +167,14 @@ fn read(image: &SimDisk, marks: &[u64], mode: WalReplayMode) -> Result<u64, Stri
         Ok(())
     });
     replayed.map_err(|error| format!("replay from {first} fails: {error}"))?;
+    if first > 1 {
+        // What was truncated is gone as a prefix: a crash amid that tears no hole.
+        match reader.replay_bytes_from(1, mode, |_, _| Ok(())) {
+            Err(PersistenceError::PrefixUnavailable { .. }) => {}
+            Err(error) => return Err(format!("a truncated prefix looks like damage: {error}")),
+            Ok(_) => return Err(format!("entry 1 is read although the log begins at {first}")),
+        }
+    }
     if next != last + 1 || last < acknowledged {
         return Err(format!(
             "entries {first} to {last} are left, {acknowledged} was acknowledged, next is {next}"
@@ -235,6 +244,27 @@ fn no_power_cut_beside_the_making_of_segments_loses_or_invents_anything() {
         let options = SimOptions { seed, images_per_point: 12, ..SimOptions::default() };
         must(check_crashes(&disk, &options, check), seed)
     });
+}
+
+#[test]
+fn a_seal_attests_only_what_was_durable_before_it() {
+    let disk = SimDisk::new(1);
+    let options = WalOptions {
+        flush_policy: FlushPolicy::Manual,
+        preallocate_bytes: 0,
+        segment_bytes_max: 1,
+        ..WalOptions::default()
+    };
+    let mut wal = Wal::open_with(Arc::new(disk.clone()), options).expect("opens");
+    // Each goes into a segment of its own; the seal of the one before is what a crash may leave.
+    for _ in 0..3 {
+        append(&mut wal);
+        wal.flush().expect("flushes");
+    }
+    wal.close().expect("closes");
+    disk.mark(3);
+    let options = SimOptions { images_per_point: 1 << 8, ..SimOptions::default() };
+    must(check_crashes(&disk, &options, check), 1);
 }
 
 #[test]

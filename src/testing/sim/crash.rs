@@ -168,9 +168,24 @@ fn next(random: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Sets of survivors: all of them where they are few; otherwise none, all, all but one, one alone, every
-/// cut in time, and random subsets.
+/// Sets of survivors: all of them where they are few. Where only the sizes make them many, all of the others,
+/// each with some sizes; otherwise a sample.
 fn choose(units: &[Unit], images_max: usize, random: &mut u64) -> Vec<Vec<Unit>> {
+    let is_few = |units: &[Unit]| units.len() < 20 && 1usize << units.len() <= images_max;
+    if is_few(units) {
+        return sample(units, images_max, random);
+    }
+    let (growths, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| unit.part == Part::Growth);
+    let mut choices = sample(&others, images_max, random);
+    for choice in choices.iter_mut().filter(|choice| !choice.is_empty()) {
+        choice.extend(growths.iter().filter(|_| next(random) % 4 == 0));
+    }
+    choices.push(units.to_vec());
+    choices
+}
+
+/// All subsets where they are few; otherwise none, all, all but one, one alone, cuts in time, and random ones.
+fn sample(units: &[Unit], images_max: usize, random: &mut u64) -> Vec<Vec<Unit>> {
     if units.len() < 20 && 1usize << units.len() <= images_max {
         let subsets = (0..1usize << units.len()).map(|mask| {
             units.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, unit)| *unit).collect()

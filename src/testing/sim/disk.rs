@@ -320,6 +320,7 @@ impl SimDisk {
             }
             let before = world.history.changes.len();
             world.history.sync_file(inode, before, None);
+            world.history.push(ChangeKind::Note(format!("{path} is zero-filled")), true);
         }
         drop(world);
         Ok(Box::new(SimFile::new(self.clone(), path, inode, options.lock)))

@@ -171,10 +171,11 @@ impl History {
         self.changes.len() - 1
     }
 
-    /// Everything that a sync of `inode` covers is durable from now on: what had completed before
-    /// `before`, and `own`.
+    /// Everything that a sync of `inode` covers is durable behind the note that the caller makes of it: what
+    /// had completed before `before`, and `own`. Not earlier, or no crash would come between the last write
+    /// and its sync.
     pub(super) fn sync_file(&mut self, inode: Inode, before: usize, own: Option<usize>) {
-        let now = self.changes.len();
+        let now = self.changes.len() + 1;
         for (index, change) in self.changes.iter_mut().enumerate() {
             let covered = (index < before && change.completed) || own == Some(index);
             if covered && !change.forgotten && change.kind.inode() == Some(inode) {
@@ -192,8 +193,9 @@ impl History {
         }
     }
 
+    /// As [`sync_file`](Self::sync_file): durable behind the note that follows.
     pub(super) fn sync_directory(&mut self, directory: &str) {
-        let now = self.changes.len();
+        let now = self.changes.len() + 1;
         for change in &mut self.changes {
             if change.kind.directory() == Some(directory) {
                 change.durable_at.get_or_insert(now);

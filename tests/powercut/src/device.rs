@@ -94,9 +94,18 @@ impl Lab<'_> {
             arrivals_max: random.pick(&[1, 3, 8]),
             idle_us: random.pick(&[100, 300, 1000]),
         };
-        let disk = Disk::mount(&self.work.join("disk"), start.image.clone(), holding, Random::of(seed, 6))?;
+        let disk = Disk::mount(&self.work.join("disk"), start.image.clone(), holding, Random::of(seed, 6))
+            .map_err(|error| during("mounting the disk", error))?;
         self.report.connected(disk.connection);
-        let mount = self.fs.mount(&disk.path, &self.work.join("run"), true)?;
+        let mounted = self.fs.mount(&disk.path, &self.work.join("run"), true);
+        let mount = match mounted {
+            Ok(mount) => mount,
+            // What ended the disk's server says more than what that did to others.
+            Err(error) => {
+                disk.unmount().map_err(|error| during("serving the disk", error))?;
+                return Err(during("mounting the file system", error));
+            }
+        };
         let state = Arc::clone(&disk.state);
         let tell: Tell = Arc::new(move |promise| {
             fuse::locked(&state).log.events.push(Event::Promised(promise));
@@ -115,8 +124,8 @@ impl Lab<'_> {
         };
         let outcome = session.run();
         drop(session);
-        mount.unmount()?;
-        let log = disk.unmount()?.log;
+        mount.unmount().map_err(|error| during("unmounting the file system", error))?;
+        let log = disk.unmount().map_err(|error| during("serving the disk", error))?.log;
         self.report.connected(0);
         let model = model.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Err(problem) = outcome {
@@ -244,6 +253,10 @@ impl Lab<'_> {
         mount.unmount()?;
         Ok(found.map_err(Wrong::Contents))
     }
+}
+
+fn during(what: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 fn store(image: &Image, path: &Path) -> io::Result<()> {

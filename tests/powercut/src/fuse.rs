@@ -75,7 +75,11 @@ impl Disk {
         })?;
         mounted.recv().map_err(io::Error::other)??;
         let mut disk = Self { state, path: path.to_owned(), connection: 0, server: Some(server) };
-        disk.connection = nix::libc::minor(std::fs::metadata(&disk.path)?.dev()).into();
+        match std::fs::metadata(&disk.path) {
+            Ok(metadata) => disk.connection = nix::libc::minor(metadata.dev()).into(),
+            // What ended the server says more.
+            Err(error) => return Err(disk.detach().err().unwrap_or(error)),
+        }
         Ok(disk)
     }
 
@@ -161,7 +165,8 @@ impl Server {
                     continue;
                 }
                 Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-                    Errno::ENODEV => return Ok(()),
+                    // Unmounted; the second when that happens while a last request is being read.
+                    Errno::ENODEV | Errno::ECONNABORTED => return Ok(()),
                     Errno::EINTR | Errno::ENOENT => continue,
                     Errno::EAGAIN => {}
                     _ => return Err(error),
