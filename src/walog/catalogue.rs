@@ -194,7 +194,7 @@ fn look_at<D: Directory + ?Sized>(directory: &D, id: u64, to_its_end: bool) -> P
     };
     let header = match decode(FileKind::Segment, &block[..read.min(HEADER_BYTES)]) {
         HeaderState::Good(header) => header,
-        HeaderState::Blank if !to_its_end || rest_is_zero(file.as_ref(), HEADER_BYTES as u64)? => {
+        HeaderState::Blank if rest_is_zero_to(to_its_end, file.as_ref(), block, HEADER_BYTES as u64)? => {
             return Ok(Found::Blank { id, path });
         }
         HeaderState::Blank => {
@@ -223,7 +223,7 @@ fn look_at<D: Directory + ?Sized>(directory: &D, id: u64, to_its_end: bool) -> P
             durable_entry_id,
         }));
     }
-    let untouched = !to_its_end || rest_is_zero(file.as_ref(), offset)?;
+    let untouched = rest_is_zero_to(to_its_end, file.as_ref(), block, offset)?;
     Ok(Found::Unopened { id, path, header, untouched })
 }
 
@@ -242,6 +242,15 @@ fn read_opening(block: &[u8], header: &Header) -> Option<(Opening, u64, u64)> {
     let opening = Opening::decode(&frame[FRAME_HEADER_BYTES..][..frame_header.payload_bytes as usize])?;
     let consistent = opening.predecessor_last_entry_id.checked_add(1) == Some(frame_header.first_entry_id);
     consistent.then_some((opening, frame_header.first_entry_id, frame_header.durable_entry_id))
+}
+
+/// Whether nothing was written from an offset on: to the end of the file, or in its first bytes, where what begins a
+/// segment would stand.
+fn rest_is_zero_to(to_its_end: bool, file: &dyn ReadAt, first: &[u8], from: u64) -> PersistenceResult<bool> {
+    if to_its_end {
+        return rest_is_zero(file, from);
+    }
+    Ok(is_zero(first.get(from as usize..).unwrap_or_default()))
 }
 
 fn rest_is_zero(file: &dyn ReadAt, from: u64) -> PersistenceResult<bool> {

@@ -7,7 +7,7 @@ use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter}
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
 use durability::{Directory, DurableDirectory, MemoryDirectory, PersistenceError, PersistenceResult};
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -117,6 +117,7 @@ impl Environment for Ticking {
 fn a_segment_that_grows_too_old_between_two_looks_is_not_sealed_under_commits_in_flight() {
     let (disk, faults, clock) = (SimDisk::new(1), Faults::new(), Arc::new(Ticking::default()));
     let options = WalOptions {
+        prepare_ahead: PrepareAhead::Never,
         pipeline_depth: Some(2),
         segment_age_max: Some(Duration::from_secs(1)),
         environment: Arc::clone(&clock) as _,
@@ -160,7 +161,8 @@ fn a_closed_log_can_be_opened_while_a_ticket_and_a_handle_of_it_are_left() {
 fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
     let faults = Faults::new();
     let directory = Arc::new(faults.over(SimDisk::new(1)));
-    let wal = SyncWalWriter::<(), Disk>::open(Arc::clone(&directory)).expect("opens");
+    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..WalOptions::default() };
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::clone(&directory), options).expect("opens");
     wal.append_bytes_durable(b"x").expect("commits");
     faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
     let ticket = wal.submit_bytes(b"y").expect("is accepted");
@@ -174,7 +176,8 @@ fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
 #[test]
 fn who_waited_for_the_submitter_goes_on_before_anything_has_completed() {
     let faults = Faults::new();
-    let options = WalOptions { pipeline_depth: Some(2), ..WalOptions::default() };
+    let prepare_ahead = PrepareAhead::Never;
+    let options = WalOptions { prepare_ahead, pipeline_depth: Some(2), ..WalOptions::default() };
     let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(SimDisk::new(1))), options);
     let wal = wal.expect("opens");
     wal.append_bytes_durable(&payload(1)).expect("commits");

@@ -3,7 +3,9 @@
 use durability::PersistenceResult;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
-use durability::walog::{SlowCommit, SyncWalWriter, Telemetry, WalObserver, WalOptions, WalWriter};
+use durability::walog::{
+    PrepareAhead, SlowCommit, SyncWalWriter, Telemetry, WalObserver, WalOptions, WalWriter,
+};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -35,7 +37,8 @@ fn open(options: WalOptions) -> (Faults, Wal, mpsc::Receiver<SlowCommit>) {
 }
 
 fn options() -> WalOptions {
-    WalOptions { preallocate_bytes: 0, ..WalOptions::default() }
+    // Faults would strike whoever makes segments ahead of need.
+    WalOptions { prepare_ahead: PrepareAhead::Never, preallocate_bytes: 0, ..WalOptions::default() }
 }
 
 /// The device stalls: whoever waits reports it while it does, once, and goes on waiting.
