@@ -108,7 +108,7 @@ fn main() {
     match crash(Store::Careful, runs) {
         Ok(SimReport { points, images, exhaustive_points, .. }) => println!(
             "the careful store survives {images} images at {points} crash points, {exhaustive_points} of which \
-             have no other image"
+             were tried in every way there is"
         ),
         Err(failure) => panic!("the careful store fails:\n{failure}"),
     }

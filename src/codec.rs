@@ -1,6 +1,6 @@
 //! Values to bytes and back.
 //!
-//! Logs carry bytes; a [`Codec`] says what they mean. [`Postcard`] (feature `postcard`, default) takes
+//! Logs carry bytes; a [`Codec`] says what they mean. `Postcard` (feature `postcard`, default) takes
 //! every `serde` type, [`Bytes`] takes bytes as they are.
 
 use crate::error::{PersistenceError, PersistenceResult};

@@ -149,8 +149,12 @@ pub enum PersistenceError {
         /// What was looked for.
         path: String,
     },
-    /// The checkpoint that was asked for does not exist.
-    #[error("missing checkpoint: {path}")]
+    /// The checkpoint that was asked for does not exist. From recovery: the log does not reach back to its
+    /// first entry either, or there is none. Where nothing was ever started, say so with
+    /// [`RecoveryOptions::or_new`](crate::recover::RecoveryOptions::or_new).
+    #[error(
+        "missing checkpoint: {path} (recovery of what was never started wants `RecoveryOptions::or_new`)"
+    )]
     MissingCheckpoint {
         /// Where it should have been.
         path: String,

@@ -1,4 +1,20 @@
-//! Crash-consistent persistence primitives.
+//! Crash-consistent persistence primitives: a record log, a segmented write-ahead log with group commit,
+//! checkpoints, crash-safe publishing, and recovery, over io_uring, `std::fs` or memory.
+//!
+//! * [`backends::Backend::open`] opens a directory on a disk; [`MemoryDirectory`] is one in memory.
+//! * [`walog`]: the log. [`walog::SyncWalWriter`] for many threads and tasks, [`walog::WalWriter`] for one
+//!   owner, [`walog::WalReader`] to replay.
+//! * [`recover`] and [`publish`]: a state behind a log, with [`checkpoint`]s that keep the log short.
+//! * [`recordlog`]: one append-only file.
+//! * [`codec`]: your own encoding, also without the feature `postcard`.
+//! * [`inspect`], [`repair`]: looking inside, and taking out what cannot be read.
+//! * `testing` (feature `testing`): the simulated disk, for crash tests of your own.
+//! * Below that: [`storage`] (what a backend implements), [`framing`] and [`formats`] (bytes), [`error`],
+//!   [`limits`].
+//!
+//! *Appended* is in the writer's memory, *flushed* is with the operating system, *durable* is on stable
+//! storage. Only what says durable (`append_durable`, `flush_and_sync`, a ticket that was awaited) survives a
+//! power cut. The README has programs to begin with, `docs/guarantees.md` every promise and limit.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 

@@ -117,7 +117,10 @@ pub const COMMITS_IN_FLIGHT_DEFAULT: usize = 32;
 /// Commits of each strategy, at most, when the fastest one is looked for.
 pub const CALIBRATION_COMMITS_MAX: u32 = 24;
 
-/// How long looking for it takes at most, in milliseconds, once the files are there.
+/// Commits of each strategy, at least, however long they take.
+pub const CALIBRATION_COMMITS_MIN: u32 = 7;
+
+/// How long looking for it takes, in milliseconds, once the files are there and each strategy had its commits.
 pub const CALIBRATION_TIME_MS: u64 = 12;
 
 /// Most commits that a file can be asked to keep in flight.

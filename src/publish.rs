@@ -133,7 +133,8 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
         self
     }
 
-    /// Publishes a state that `write` streams out, and an entry that `record` makes of its path.
+    /// Publishes a state that `write` streams out, and an entry that `record` makes of its path. That entry is one
+    /// of the log like any other: recovery hands it to `apply`, and its id is in the result.
     ///
     /// Effect: the six steps of the module's documentation.
     /// Durable when: on return, all of it.

@@ -23,9 +23,8 @@ pub const CORRUPT: u8 = 4;
 #[derive(Parser)]
 #[command(
     version,
-    about,
     after_help = "A log that is refused: `verify` says what it is and where, `inspect` shows its files, `repair` says what \
-    can be kept. `torture`, `bench` and `backends` are for the machine that it is to live on.\n\nExit codes: 0 all is \
+    can be kept. `torture`, `bench`, `soak` and `backends` are for the machine that it is to live on.\n\nExit codes: 0 all is \
     well, 1 something was lost or failed (an I/O error included), 2 wrong usage; where a log or a file is read, 3 a \
     torn tail, which best-effort recovery accepts, and 4 corruption. Each command's --help says more."
 )]

@@ -707,7 +707,7 @@ fn help_teaches() {
     }
     let help = Command::new(env!("CARGO_BIN_EXE_durability")).arg("--help").output().expect("runs");
     let text = String::from_utf8(help.stdout).expect("text");
-    for command in ["inspect", "verify", "dump", "repair", "torture", "bench", "backends"] {
+    for command in ["inspect", "verify", "dump", "repair", "torture", "bench", "soak", "backends"] {
         assert!(text.contains(command), "{command}: {text}");
     }
 }

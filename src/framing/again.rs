@@ -30,7 +30,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// power cut, although every call has succeeded. A direct write drops what was cached around it, so what
 /// comes next is read before it.
 ///
-/// Memory: twice [`CHUNK_BYTES`].
+/// Memory: twice `CHUNK_BYTES`.
 pub fn write_again<D: Directory + ?Sized>(
     directory: &D,
     region: &Region,

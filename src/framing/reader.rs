@@ -180,9 +180,8 @@ impl FrameReader {
                 Step::End => {
                     // What the window holds may be older than the file.
                     looked_again = true;
-                    self.file_bytes = self.file.size()?;
-                    self.shown = 0;
-                    self.scanner.retry(self.file_bytes, self.known_end);
+                    let file_bytes = self.file.size()?;
+                    self.look_anew(file_bytes);
                 }
             }
         };
@@ -285,6 +284,7 @@ mod tests {
     use super::*;
     use crate::formats::frame::{Opening, Seal, SealReason};
     use crate::framing::{Batch, Control, control_commit, header_commit};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// A file whose zeros at the end are cut while it is read, as closing a log cuts what was preallocated.
@@ -327,6 +327,58 @@ mod tests {
                 entries += frame.header.entry_count;
             }
             assert_eq!((entries, reader.into_end().bad), (1, BadFrame::None));
+        }
+    }
+
+    /// A file of which more is there with each look at its size.
+    struct Growing {
+        bytes: Vec<u8>,
+        there: AtomicU64,
+    }
+
+    impl ReadAt for Arc<Growing> {
+        fn size(&self) -> PersistenceResult<u64> {
+            Ok(self.there.load(Ordering::Relaxed))
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> PersistenceResult<usize> {
+            let there = self.there.load(Ordering::Relaxed) as usize;
+            let rest = self.bytes[..there].get(offset as usize..).unwrap_or_default();
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_live_file_is_read_as_far_as_it_is_there_and_on_when_it_has_grown() {
+        let header = Header::new(FileKind::Segment, 512, 1, 9);
+        let seed = crate::formats::frame::FrameSeed::new(9);
+        let mut bytes = header_commit(&header).to_vec();
+        let mut ends = Vec::new();
+        for entry_id in 1..=3 {
+            let mut batch = Batch::new(512, entry_id, 0);
+            batch.push(b"entry").expect("fits");
+            let opening = (entry_id == 1).then(Opening::default);
+            let (data, range) = batch.finish(bytes.len() as u64, seed, entry_id - 1, opening.as_ref());
+            bytes.extend_from_slice(&data[range]);
+            ends.push(bytes.len() as u64);
+        }
+        let file = Arc::new(Growing { bytes, there: AtomicU64::new(ends[0]) });
+        let mut reader =
+            FrameReader::new(Box::new(Arc::clone(&file)), "wal/wal_1.log", &header, None).expect("opens");
+        for (end, entry_id) in ends.into_iter().zip(1..) {
+            file.there.store(end, Ordering::Relaxed);
+            // The end is looked at twice: what was read before it must not be asked for, or shown, again.
+            let mut found = Vec::new();
+            for _ in 0..2 {
+                while let Some(frame) = reader.next_live_frame().expect("nothing failed") {
+                    if frame.header.kind == FrameKind::Data {
+                        found.push(frame.header.first_entry_id);
+                    }
+                }
+            }
+            assert_eq!(found, [entry_id]);
         }
     }
 }

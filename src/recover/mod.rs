@@ -1,10 +1,11 @@
 //! Recovery: the newest usable checkpoint, then the log behind it.
 //!
-//! [`recover_with_wal`] is generic over checkpoint, state, entry and directory; [`recover_with`] over the
-//! codec as well. Both read only. What they return is not made durable by that: turn the result into a
-//! writer ([`Recovery::into_writer`]) before showing it to anybody, or open the log first.
+//! `recover_with_wal` (feature `postcard`) is generic over checkpoint, state, entry and directory;
+//! [`recover_with`] over the codec as well. Both read only. What they return is not made durable by that:
+//! turn the result into a writer ([`Recovery::into_writer`]) before showing it to anybody, or open the log
+//! first.
 //!
-//! The segment-index flavour ([`RecoveryManager`]) is one user of the generic code.
+//! The segment-index flavour (`RecoveryManager`) is one user of the generic code.
 
 mod compat;
 mod plan;
@@ -40,8 +41,8 @@ pub struct RecoveryOptions {
     /// Recover the state as of this entry. A checkpoint that is newer is refused.
     pub up_to_entry_id: Option<u64>,
     /// Take the absence of both checkpoint and log for a database that was never started. Without this
-    /// word, an empty directory (a vanished mount looks like one) is an error, `NotFound`; so is an empty
-    /// `wal/`. (A log that was opened and has no entries yet has its lock there.)
+    /// word, an empty directory (a vanished mount looks like one) is an error, `MissingCheckpoint` where a
+    /// checkpoint is named and else `NotFound`; so is an empty `wal/`. (A log that was opened and has no entries yet has its lock there.)
     pub allow_missing_log: bool,
 }
 
@@ -133,7 +134,8 @@ impl ApplyOutcome for PersistenceResult<()> {
 /// damaged and the log still reaches back), makes the state with `init`, and applies every later entry.
 ///
 /// * `checkpoint_path`: `None` replays the whole log. A path at which nothing is found is an error,
-///   `MissingCheckpoint`, when the log does not begin with entry 1; otherwise `init` gets `None`.
+///   `MissingCheckpoint`, when the log does not begin with entry 1 or is not there either (unless
+///   [`RecoveryOptions::or_new`] allows that); otherwise `init` gets `None`.
 /// * A log that does not reach back to the checkpoint is an error, never a shorter history; so is a log
 ///   that ends before what the checkpoint requires.
 /// * An error of `apply` ends the recovery and is returned.

@@ -2,7 +2,7 @@
 //! other; and recovery that is itself cut short, on a full disk too. Tables, as in `matrix`.
 
 use crate::damage::{
-    Outcome, Shape, append, build, classify, contents, open, outcome_in, payload, replace, segments,
+    Log, Outcome, Shape, append, build, classify, contents, open, outcome_in, payload, replace, segments,
     verdict_of,
 };
 use crate::power_cut::must;
@@ -131,10 +131,16 @@ fn a_recycled_file_that_was_renamed_and_not_yet_rewritten_is_no_part_of_the_log(
     }
 }
 
-/// Limit: no seal names a segment that followed a crash, so its loss as a whole looks like the crash before it.
+/// Limit: no seal names a segment that followed a crash or a close, so its loss as a whole looks like the end
+/// before it.
 #[test]
-fn the_loss_of_a_segment_that_followed_a_crash_is_seen_by_a_checkpoint_alone() {
-    let log = build(Shape::Fresh, false);
+fn the_loss_of_a_segment_that_followed_an_opening_is_seen_by_a_checkpoint_alone() {
+    for closed in [false, true] {
+        the_loss_behind(build(Shape::Fresh, closed));
+    }
+}
+
+fn the_loss_behind(log: Log) {
     let mut wal = open(&log.disk, Shape::Fresh).expect("opens");
     append(&mut wal, 2);
     let lost = format!("wal/wal_{}.log", wal.current_segment_id());

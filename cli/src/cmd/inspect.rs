@@ -141,6 +141,15 @@ fn print_log(arguments: &Arguments, inspection: &LogInspection, out: &mut dyn Wr
     Ok(())
 }
 
+/// Why a seal was written, for people.
+fn sealed(reason: SealReason) -> &'static str {
+    match reason {
+        SealReason::Close => "closed",
+        SealReason::Rotation => "rotated",
+        SealReason::Idle => "idle",
+    }
+}
+
 /// One line of the table.
 fn line(file: &FileReport) -> String {
     let name = file.path.strip_prefix("wal/").unwrap_or(&file.path);
@@ -149,11 +158,7 @@ fn line(file: &FileReport) -> String {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let contents = file.contents.as_ref();
     let opened = file.opening.as_ref().map(|opening| opening.predecessor_last_entry_id + 1);
-    let seal = contents.and_then(|contents| contents.seal.as_ref()).map_or("-", |seal| match seal.reason {
-        SealReason::Close => "closed",
-        SealReason::Rotation => "rotated",
-        SealReason::Idle => "idle",
-    });
+    let seal = contents.and_then(|contents| contents.seal.as_ref()).map_or("-", |seal| sealed(seal.reason));
     let rest = contents.map_or_else(
         || "-".to_owned(),
         |contents| match (contents.rest_bytes, contents.rest_is_zero) {
@@ -219,7 +224,12 @@ fn print_file(
             contents.first_entry_id, contents.last_entry_id, contents.frames, contents.attested_entry_id
         )?;
         if let Some(seal) = &contents.seal {
-            writeln!(out, "sealed: {:?}, successor {}", seal.reason, seal.successor_id)?;
+            match seal.successor_id {
+                0 => writeln!(out, "sealed: {}", sealed(seal.reason))?,
+                successor => {
+                    writeln!(out, "sealed: {}, goes on in segment {successor}", sealed(seal.reason))?
+                }
+            }
         }
         let what = if contents.rest_is_zero { "zeros" } else { "other bytes" };
         writeln!(

@@ -5,6 +5,7 @@
 //! disk does without rotation. Memory does not grow with the run: latencies are counted, not kept.
 
 use super::Failure;
+use super::look::Usage;
 use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions};
 use durability::walog::{PrepareAhead, SyncWalWriter, WalMaintenance, WalOptions};
@@ -19,8 +20,11 @@ type Log = SyncWalWriter<(), dyn DurableDirectory>;
 
 /// Arguments of `durability soak`.
 #[derive(clap::Args)]
-#[command(after_help = "Works in a new folder below DIR, which is removed at the end.\n\n\
-    Exit codes: 0 measured, 1 something failed, 2 wrong usage.")]
+#[command(
+    after_help = "Works in a new folder below DIR, which is removed at the end. A run of a few seconds may \
+    see no rotation; smaller segments (`--segment-bytes`) rotate more often.\n\n\
+    Exit codes: 0 measured, 1 something failed, 2 wrong usage."
+)]
 pub struct Arguments {
     /// An existing directory on the disk to measure. By default, the current one.
     #[arg(value_name = "DIR")]
@@ -97,6 +101,9 @@ struct Arm {
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let below = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+    if !below.is_dir() {
+        return Err(Usage(format!("{} is not a directory", below.display())).into());
+    }
     let folder = tempfile::Builder::new().prefix("soak-").tempdir_in(below)?;
     let backend = match arguments.backend {
         Chosen::Auto => Backend::Auto,

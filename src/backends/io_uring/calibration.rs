@@ -7,7 +7,9 @@
 
 use super::UringDirectory;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::limits::{CALIBRATION_COMMITS_MAX, CALIBRATION_TIME_MS, FRAME_ALIGNMENT_MAX};
+use crate::limits::{
+    CALIBRATION_COMMITS_MAX, CALIBRATION_COMMITS_MIN, CALIBRATION_TIME_MS, FRAME_ALIGNMENT_MAX,
+};
 use crate::storage::{
     Calibration, Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, Effect, FileOptions,
     MeasuredStrategy, temporary_path,
@@ -55,7 +57,9 @@ pub(super) fn calibrate(
                 commit_block(file.as_ref(), number)?;
                 times.push(before.elapsed());
             }
-            if ready.elapsed() >= Duration::from_millis(CALIBRATION_TIME_MS) {
+            // Fewer would say nothing where they take long, too.
+            let enough = number + 1 >= CALIBRATION_COMMITS_MIN;
+            if enough && ready.elapsed() >= Duration::from_millis(CALIBRATION_TIME_MS) {
                 break;
             }
         }
