@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// Crash points of one run.
+/// Most crash points of one run.
 const POINTS_PER_RUN: u64 = 24;
 /// Runs over one file system, one power cut after the other.
 const RUNS_MAX: u64 = 6;
@@ -61,6 +61,8 @@ impl Lab<'_> {
     pub fn run(&self, ways: &[How], seed: u64, points: u64) -> io::Result<()> {
         let mut random = Random::of(seed, 0);
         let fresh = self.fresh()?;
+        // A short campaign still has two runs of each way to commit.
+        let per_run = points.div_ceil(2 * ways.len() as u64).clamp(1, POINTS_PER_RUN);
         let mut start = fresh.clone();
         for run in 0.. {
             let left = points.saturating_sub(self.report.points());
@@ -70,7 +72,7 @@ impl Lab<'_> {
             let how = ways[run as usize % ways.len()];
             let run_seed = random.next();
             let next = match self.once(start, how, run_seed)? {
-                Some(past) => self.cut(&past, left.min(POINTS_PER_RUN))?,
+                Some(past) => self.cut(&past, left.min(per_run))?,
                 None => None,
             };
             start = next.filter(|_| !random.one_in(RUNS_MAX)).unwrap_or_else(|| fresh.clone());

@@ -65,7 +65,7 @@ pub struct Arguments {
     /// and cuts by number, not the same interleaving: the image that --keep leaves is the exact evidence.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// A short campaign: 40 crash points each.
+    /// A short campaign: 100 crash points each.
     #[arg(long)]
     pub quick: bool,
     /// Processes that work beside each other.
@@ -96,7 +96,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn points(&self) -> u64 {
-        if self.quick { 40 } else { self.points }
+        if self.quick { 100 } else { self.points }
     }
 
     /// The ways to commit that take turns.
