@@ -35,10 +35,23 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
 fi
 command -v c++ >/dev/null || skip "libFuzzer needs a C++ compiler"
 
-for target in "${targets[@]}"; do
-    mkdir -p "$found/$target"
-    echo "=== fuzzing $target for $seconds s"
-    cargo fuzz run "$target" "$found/$target" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=66000 -print_final_stats=1
-done
+log="$(mktemp -d)"
+trap 'rm -rf "$log"' EXIT
+cargo fuzz build
+
+# fuzz TARGET: its output goes to a file, of which the end is shown.
+fuzz() {
+    local code=0
+    mkdir -p "$found/$1"
+    cargo fuzz run "$1" "$found/$1" "fuzz/corpus/$1" -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=66000 -print_final_stats=1 \
+        >"$log/$1" 2>&1 || code=$?
+    echo "=== fuzzed $1 for $seconds s: exit code $code"
+    if [ "$code" -eq 0 ]; then grep '^stat::' "$log/$1" || true; else tail -60 "$log/$1"; fi
+    return "$code"
+}
+export -f fuzz
+export found log seconds
+# As many at once as there are processors.
+printf '%s\0' "${targets[@]}" | xargs -0 -n 1 -P "$(getconf _NPROCESSORS_ONLN)" bash -c 'fuzz "$1"' fuzz
 echo "=== fuzzed ${targets[*]}: nothing found"
