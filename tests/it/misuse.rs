@@ -7,7 +7,7 @@ use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
-    Backpressure, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+    Backpressure, PrepareAhead, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
 };
 use durability::{PersistenceError, PersistenceResult};
 use std::future::Future;
@@ -23,7 +23,14 @@ type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
 
 fn options() -> WalOptions {
-    WalOptions { preallocate_bytes: 0, flush_policy: FlushPolicy::Manual, ..WalOptions::default() }
+    // What strikes a call here must not strike one of the thread that makes segments.
+    let prepare_ahead = PrepareAhead::Never;
+    WalOptions {
+        preallocate_bytes: 0,
+        prepare_ahead,
+        flush_policy: FlushPolicy::Manual,
+        ..WalOptions::default()
+    }
 }
 
 fn open(options: WalOptions) -> (SimDisk, Faults, Wal) {

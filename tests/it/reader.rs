@@ -4,7 +4,7 @@ use durability::backends::Backend;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
-use durability::walog::{SyncWalReader, SyncWalWriter, WalMaintenance, WalOptions, WalWriter};
+use durability::walog::{PrepareAhead, SyncWalReader, SyncWalWriter, WalMaintenance, WalOptions, WalWriter};
 use durability::{Directory, DurableDirectory, MemoryDirectory, PersistenceError};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -19,7 +19,14 @@ fn payload(entry_id: u64) -> Vec<u8> {
 }
 
 fn options() -> WalOptions {
-    WalOptions { preallocate_bytes: 0, flush_policy: FlushPolicy::Manual, ..WalOptions::default() }
+    // What strikes a call here must not strike one of the thread that makes segments.
+    let prepare_ahead = PrepareAhead::Never;
+    WalOptions {
+        preallocate_bytes: 0,
+        prepare_ahead,
+        flush_policy: FlushPolicy::Manual,
+        ..WalOptions::default()
+    }
 }
 
 fn open(options: WalOptions) -> (SimDisk, Faults, Wal) {

@@ -3,7 +3,9 @@
 use durability::PersistenceResult;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
-use durability::walog::{SlowCommit, SyncWalWriter, Telemetry, WalObserver, WalOptions, WalWriter};
+use durability::walog::{
+    PrepareAhead, SlowCommit, SyncWalWriter, Telemetry, WalObserver, WalOptions, WalWriter,
+};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -26,6 +28,8 @@ impl WalObserver for Watch {
 
 fn open(options: WalOptions) -> (Faults, Wal, mpsc::Receiver<SlowCommit>) {
     let faults = Faults::new();
+    // What strikes a call here must not strike one of the thread that makes segments.
+    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..options };
     let directory = Arc::new(faults.over(SimDisk::new(1)));
     let mut single = WalWriter::open_with(directory, options).expect("opens");
     let (sender, slow) = mpsc::channel();
