@@ -1,0 +1,102 @@
+//! What holds for each part of the shared writer alone, while another part is at work beside it.
+
+use crate::power_cut::payload;
+use durability::PersistenceError;
+use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
+use durability::testing::sim::SimDisk;
+use durability::walog::{
+    PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
+use std::io::ErrorKind;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+type Disk = FaultyDirectory<SimDisk>;
+type Wal = SyncWalWriter<(), Disk>;
+
+/// One batch for each segment, made when it is needed.
+fn options() -> WalOptions {
+    WalOptions {
+        segment_bytes_max: 1,
+        preallocate_bytes: 4096,
+        prepare_ahead: PrepareAhead::Never,
+        flush_policy: FlushPolicy::Manual,
+        ..WalOptions::default()
+    }
+}
+
+/// A log on a disk with faults, with one durable entry.
+fn open(options: WalOptions) -> (SimDisk, Faults, Wal) {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let wal = Wal::configure(Arc::new(faults.over(disk.clone())), options).expect("opens");
+    assert_eq!(commit(&wal).expect("commits"), 1);
+    (disk, faults, wal)
+}
+
+fn commit(wal: &Wal) -> Result<u64, PersistenceError> {
+    wal.append_bytes_durable(&payload(wal.last_entry_id() + 1))
+}
+
+fn append(wal: &Wal) -> u64 {
+    wal.append_bytes(&payload(wal.last_entry_id() + 1)).expect("appends")
+}
+
+fn entries(disk: &SimDisk) -> u64 {
+    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.after_kill()));
+    reader.replay_bytes(WalReplayMode::BestEffortTail).expect("replays").len() as u64
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(30), "not so: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn no_thread_outlives_a_log_that_is_closed_without_blocking() {
+    let environment: Arc<dyn Environment> = Arc::new(SeededEnvironment::new(1));
+    let known = Arc::downgrade(&environment);
+    let (_, faults, wal) = open(WalOptions { environment, ..options() });
+    let before = faults.trace().len();
+    wal.attest_when_idle(Duration::ZERO).expect("starts");
+    // From then on the thread sleeps until something else becomes durable.
+    until("attested", || faults.trace()[before..].iter().any(|(call, _)| *call == Operation::Complete));
+    pollster::block_on(wal.close_async()).expect("closes");
+    until("every thread of the log has ended", || known.upgrade().is_none());
+}
+
+#[test]
+fn a_log_that_could_not_be_closed_without_blocking_is_closed_all_the_same() {
+    let (disk, faults, wal) = open(options());
+    let ticket = wal.submit_bytes(&payload(2)).expect("is accepted");
+    ticket.wait().expect("is durable");
+    append(&wal);
+    let (other, reader) = (wal.clone(), wal.reader());
+    faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+    let refused = pollster::block_on(wal.close_async()).expect_err("there is no space");
+    assert!(refused.is_out_of_space(), "{refused}");
+    // Its thread has ended: a ticket would never resolve.
+    let late = other.submit_bytes(&payload(4)).expect_err("nobody is there who would commit it");
+    assert!(matches!(late, PersistenceError::InvalidState { .. }), "{late}");
+    assert_eq!(reader.durable_entry_id(), 2);
+    // Files and locks are free, whoever still knows the log.
+    let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
+    let next = WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
+    assert_eq!(next.last_entry_id(), 2);
+    drop((other, reader));
+}
+
+#[test]
+fn a_log_that_is_poisoned_while_it_closes_without_blocking_lets_go_of_its_files() {
+    let (disk, faults, wal) = open(options());
+    let reader = wal.reader();
+    append(&wal);
+    faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
+    pollster::block_on(wal.close_async()).expect_err("fails");
+    let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
+    WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
+    assert_eq!(reader.durable_entry_id(), 1);
+}
