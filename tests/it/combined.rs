@@ -100,3 +100,23 @@ fn a_log_that_is_poisoned_while_it_closes_without_blocking_lets_go_of_its_files(
     WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
     assert_eq!(reader.durable_entry_id(), 1);
 }
+
+#[test]
+fn what_is_flushed_becomes_durable_although_a_new_segment_could_not_grow() {
+    let (disk, faults, wal) = open(options());
+    append(&wal);
+    wal.flush().expect("flushes");
+    wal.append_bytes(&[7; 32 << 10]).expect("appends");
+    // The log is in the next segment already, when that is too small and cannot grow.
+    faults.inject(At::next_of(Operation::Reserve), Fault::Fail(ErrorKind::StorageFull));
+    faults.inject(At::next_of(Operation::Reserve), Fault::Fail(ErrorKind::StorageFull));
+    assert!(wal.flush().expect_err("there is no space").is_out_of_space());
+    assert!(faults.all_struck());
+    let (done, is_done) = mpsc::channel();
+    let waiting = wal.clone();
+    std::thread::spawn(move || done.send(waiting.wait_durable(2)));
+    is_done.recv_timeout(Duration::from_secs(30)).expect("ends").expect("needs no space");
+    wal.wait_durable(3).expect("there is space now");
+    wal.close().expect("closes");
+    assert_eq!(entries(&disk), 3);
+}
