@@ -120,3 +120,26 @@ fn what_is_flushed_becomes_durable_although_a_new_segment_could_not_grow() {
     wal.close().expect("closes");
     assert_eq!(entries(&disk), 3);
 }
+
+#[test]
+fn a_helper_that_is_slow_takes_truncation_for_no_theft() {
+    let hand = PrepareHand::new();
+    let prepare_ahead = PrepareAhead::ByHand(hand.clone());
+    let (disk, faults, wal) = open(WalOptions { prepare_ahead, prepared_segments_min: 3, ..options() });
+    while hand.step() {}
+    commit(&wal).expect("commits");
+    assert!(hand.step(), "the seal of the first");
+    // It is about to look whether the second segment, which is being written, is still there.
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::OpenAt), Fault::Hold(gate.clone()));
+    let helper = std::thread::spawn(move || hand.step());
+    gate.wait_until_held();
+    commit(&wal).expect("commits");
+    commit(&wal).expect("commits");
+    let maintenance = WalMaintenance::new(Arc::new(disk.clone()));
+    assert_eq!(maintenance.truncate_prefix(2).expect("truncates"), 2);
+    gate.open();
+    assert!(helper.join().expect("no panic"));
+    assert_eq!(commit(&wal).expect("nobody has taken anything away"), 5);
+    wal.close().expect("closes");
+}
