@@ -143,3 +143,26 @@ fn a_helper_that_is_slow_takes_truncation_for_no_theft() {
     assert_eq!(commit(&wal).expect("nobody has taken anything away"), 5);
     wal.close().expect("closes");
 }
+
+#[test]
+fn an_entry_behind_those_that_were_refused_is_not_refused_with_them() {
+    let (_, faults, wal) = open(options());
+    append(&wal);
+    wal.flush().expect("flushes");
+    append(&wal);
+    faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+    assert!(wal.flush().expect_err("there is no space").is_out_of_space());
+    // A sync of what was flushed ends while the refused entry is pending still.
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Complete), Fault::Hold(gate.clone()));
+    let waiting = wal.clone();
+    let waits = std::thread::spawn(move || waiting.wait_durable(2));
+    gate.wait_until_held();
+    let (done, is_done) = mpsc::channel();
+    let ticket = wal.submit_bytes(&payload(4)).expect("is accepted");
+    ticket.on_durable(move |outcome| done.send(outcome).expect("somebody listens"));
+    gate.open();
+    waits.join().expect("no panic").expect("needs no space");
+    let told = is_done.recv_timeout(Duration::from_secs(30)).expect("is told");
+    assert_eq!(told.expect("there is space, and nobody has tried before"), 4);
+}
