@@ -175,6 +175,11 @@ pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<L
     Ok(Listing { segments, spares })
 }
 
+/// [`look`], without reading to its end what was prepared: nothing is called touched that was not started.
+pub fn look_at_beginning<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
+    look_at(directory, id, false)
+}
+
 /// Looks at one segment. `NotFound` when it is not there.
 pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
     look_at(directory, id, true)

@@ -145,6 +145,20 @@ fn a_helper_that_is_slow_takes_truncation_for_no_theft() {
 }
 
 #[test]
+fn reading_does_not_read_what_was_made_ahead() {
+    let hand = PrepareHand::new();
+    let prepare_ahead = PrepareAhead::ByHand(hand.clone());
+    let segment_bytes_max = 4 << 20;
+    let (_, faults, wal) = open(WalOptions { prepare_ahead, segment_bytes_max, ..options() });
+    while hand.step() {}
+    let before = faults.trace().len();
+    wal.reader().read_bytes(1).expect("reads");
+    let read = (Operation::Read, "wal/wal_2.log".to_owned());
+    let reads = faults.trace()[before..].iter().filter(|call| **call == read).count();
+    assert!(reads <= 2, "{reads}");
+}
+
+#[test]
 fn an_entry_behind_those_that_were_refused_is_not_refused_with_them() {
     let (_, faults, wal) = open(options());
     append(&wal);
