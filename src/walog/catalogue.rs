@@ -175,6 +175,11 @@ pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<L
     Ok(Listing { segments, spares })
 }
 
+/// [`look`], without reading to its end what was prepared: nothing is called touched that was not started.
+pub fn look_at_beginning<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
+    look_at(directory, id, false)
+}
+
 /// Looks at one segment. `NotFound` when it is not there.
 pub fn look<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
     look_at(directory, id, true)
@@ -332,6 +337,7 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
         });
     }
     chain.segments.reverse();
+    check_order(&chain.segments)?;
     let oldest_index = in_chain.iter().position(|in_chain| *in_chain);
     for (index, found) in listing.segments.into_iter().enumerate() {
         if in_chain[index] {
@@ -361,6 +367,21 @@ pub fn resolve(listing: Listing, expected: Option<u128>) -> PersistenceResult<Ch
         }
     }
     Ok(chain)
+}
+
+/// No segment begins before the one that it continues; with it, where that one got no entries. Searching rests on
+/// it.
+fn check_order(segments: &[Started]) -> PersistenceResult<()> {
+    let pairs = segments.iter().zip(segments.iter().skip(1));
+    for (before, segment) in pairs {
+        let (expected, found) = (before.first_entry_id, segment.first_entry_id);
+        if found < expected {
+            let (path, offset) = (segment.path.clone(), segment.header.first_frame_offset());
+            let (check, proof) = (Check::EntryOrder { expected, found }, Proof::Contradiction);
+            return Err(Corruption { path, offset, entry_id: found, check, proof }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file before the chain shows that something is missing there: it was started, or it is the one
@@ -468,6 +489,18 @@ mod tests {
     fn a_segment_that_recovery_left_behind_is_not_part_of_the_log() {
         let log = chain(vec![started(1, 0, 1), started(2, 1, 5), started(3, 1, 5)]).expect("resolves");
         assert_eq!((ids(&log), log.abandoned.len()), (vec![1, 3], 1));
+    }
+
+    #[test]
+    fn a_segment_that_begins_before_the_one_it_continues_is_an_error() {
+        let log =
+            chain(vec![started(1, 0, 1), started(2, 1, 5), started(3, 2, 5)]).expect("one without entries");
+        assert_eq!(log.find(5).expect("found"), 2);
+        let error = chain(vec![started(1, 0, 1), started(2, 1, 9), started(3, 2, 4)]).expect_err("ids fall");
+        let order = Check::EntryOrder { expected: 9, found: 4 };
+        assert!(
+            error.corruption().is_some_and(|found| found.check == order && found.path.ends_with("_3.log"))
+        );
     }
 
     #[test]

@@ -330,7 +330,15 @@ impl<D: Directory + ?Sized> Committer<D> {
                 queue.enter_segment(room, file);
                 return Ok(queue);
             }
-            Ok((Err(error), .., tripped)) => (error, tripped),
+            Ok((Err(error), room, file, tripped)) => {
+                // It may have gone on in a segment that then could not grow: a sync would go to that one's file.
+                let known = queue.file.as_ref();
+                let is_new = |file| known.is_none_or(|known| !Arc::ptr_eq(known, file));
+                if file.as_ref().is_some_and(is_new) {
+                    queue.enter_segment(room, file);
+                }
+                (error, tripped)
+            }
             Err(error) => (error, true),
         };
         queue.submitting = planted::on("refusal_keeps_role");

@@ -163,23 +163,31 @@ impl<D: Directory + ?Sized> Pool<D> {
         Err(self.latch.trip(PersistenceError::Fenced { resource: names::WAL_LOCK.to_owned() }))
     }
 
-    /// Whether the segment that is being written is still the file of its name. Truncation never removes it.
-    fn check_current(&self, current: Option<(u64, u64)>) -> PersistenceResult<()> {
+    /// Whether the segment that is being written is still the file of its name. Truncation never removes it, but
+    /// may have removed it by now where the log went on in another one meanwhile.
+    fn check_current(&self) -> PersistenceResult<()> {
         self.check_fence()?;
-        let Some((id, salt)) = current else { return Ok(()) };
-        let path = names::segment_path(id);
-        let mut block = [0; HEADER_BYTES];
-        let found = self.directory.open_at(&path).and_then(|file| file.read_at(0, &mut block));
-        let is_ours = match found {
-            Ok(read) => matches!(decode(FileKind::Segment, &block[..read]),
-                HeaderState::Good(header) if header.salt == salt),
-            Err(error) if error.is_not_found() => false,
-            Err(error) => return Err(error),
-        };
-        if is_ours || planted::on("fence_unchecked") {
-            return Ok(());
+        let mut current = self.state().current;
+        while let Some((id, salt)) = current {
+            let path = names::segment_path(id);
+            let mut block = [0; HEADER_BYTES];
+            let found = self.directory.open_at(&path).and_then(|file| file.read_at(0, &mut block));
+            let is_ours = match found {
+                Ok(read) => matches!(decode(FileKind::Segment, &block[..read]),
+                    HeaderState::Good(header) if header.salt == salt),
+                Err(error) if error.is_not_found() => false,
+                Err(error) => return Err(error),
+            };
+            if is_ours || planted::on("fence_unchecked") {
+                break;
+            }
+            let now = self.state().current;
+            if now == current {
+                return Err(self.latch.trip(PersistenceError::Fenced { resource: path }));
+            }
+            current = now;
         }
-        Err(self.latch.trip(PersistenceError::Fenced { resource: path }))
+        Ok(())
     }
 
     /// The next segment: one that is ready, or one that the caller makes, or finishes.
@@ -233,11 +241,10 @@ impl<D: Directory + ?Sized> Pool<D> {
         mut state: MutexGuard<'a, State>,
         mut job: Making,
     ) -> (MutexGuard<'a, State>, PersistenceResult<()>) {
-        let current = state.current;
         state.busy = true;
         drop(state);
         let role = Busy { pool: self };
-        let made = self.check_current(current).and_then(|()| {
+        let made = self.check_current().and_then(|()| {
             loop {
                 if let Some(prepared) = job.step(self.directory.as_ref(), &self.latch)? {
                     return Ok(prepared);
@@ -347,7 +354,6 @@ impl<D: Directory + ?Sized> Pool<D> {
     }
 
     fn perform<'a>(&'a self, mut state: MutexGuard<'a, State>, work: Work) -> MutexGuard<'a, State> {
-        let current = state.current;
         state.busy = true;
         drop(state);
         let role = Busy { pool: self };
@@ -356,7 +362,7 @@ impl<D: Directory + ?Sized> Pool<D> {
             Work::Seal(retired) => self.seal(retired),
             Work::Make(mut job) => {
                 let is_new = job.progress().0 == 0;
-                let checked = if is_new { self.check_current(current) } else { Ok(()) };
+                let checked = if is_new { self.check_current() } else { Ok(()) };
                 let stepped = checked.and_then(|()| job.step(self.directory.as_ref(), &self.latch));
                 stepped.map(|prepared| made = Some(prepared.ok_or(job)))
             }

@@ -434,9 +434,10 @@ impl Queue {
         if planted::on("refusal_forgets_waiters") {
             return None;
         }
-        // What is in flight is not refused.
-        self.waiters.take_behind(self.begun_entry_id, told);
-        self.flush_waiters.take_behind(self.begun_entry_id, told);
+        // What is in flight is not refused, nor what was appended since.
+        let refused = self.begun_entry_id..=refusal.last_entry_id;
+        self.waiters.take_within(refused.clone(), told);
+        self.flush_waiters.take_within(refused, told);
         Some(refusal.error.clone())
     }
 

@@ -250,6 +250,9 @@ impl<E: serde::Serialize, D: Directory + ?Sized> SyncWalWriter<E, D> {
 impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
     /// [`close`](Self::close) for async code: the log's own thread does it, and this blocks nobody. It begins
     /// at once, and goes on when the future is dropped. Locks are free when the future is done.
+    ///
+    /// On error: the log is closed for every handle all the same, without its seal; also where there was no space.
+    /// Entries that no commit has taken are gone, and their tickets say so.
     pub fn close_async(self) -> LogClosing {
         let refusal = self.inner.committer.begin_close().err();
         LogClosing::new(Arc::clone(&self.inner.committer) as _, refusal)

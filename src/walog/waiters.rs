@@ -8,6 +8,7 @@
 use crate::error::PersistenceResult;
 use crate::sync::thread::Thread;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
@@ -121,6 +122,13 @@ impl Waiters {
     pub fn take_behind(&mut self, entry_id: u64, failed: &mut Vec<Waiter>) {
         let count = self.list.partition_point(|waiter| waiter.entry_id <= entry_id);
         failed.extend(self.list.drain(count..));
+    }
+
+    /// Moves those who wait for entries behind the first of `entry_ids`, up to the last, into `failed`.
+    pub fn take_within(&mut self, entry_ids: RangeInclusive<u64>, failed: &mut Vec<Waiter>) {
+        let from = self.list.partition_point(|waiter| waiter.entry_id <= *entry_ids.start());
+        let to = self.list.partition_point(|waiter| waiter.entry_id <= *entry_ids.end());
+        failed.extend(self.list.drain(from..to.max(from)));
     }
 
     /// A thread that can drive, and what it waits for: the first of those behind `entry_id`, else any.

@@ -17,6 +17,11 @@ use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
 
+/// What strikes a call of such a log strikes none of a thread that makes segments.
+fn unaided() -> WalOptions {
+    WalOptions { prepare_ahead: PrepareAhead::Never, ..WalOptions::default() }
+}
+
 /// Panics in the middle of its second value.
 struct PanicsAtTwo;
 
@@ -121,7 +126,7 @@ fn a_segment_that_grows_too_old_between_two_looks_is_not_sealed_under_commits_in
         pipeline_depth: Some(2),
         segment_age_max: Some(Duration::from_secs(1)),
         environment: Arc::clone(&clock) as _,
-        ..WalOptions::default()
+        ..unaided()
     };
     let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(disk.clone())), options);
     let wal = wal.expect("opens");
@@ -161,8 +166,7 @@ fn a_closed_log_can_be_opened_while_a_ticket_and_a_handle_of_it_are_left() {
 fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
     let faults = Faults::new();
     let directory = Arc::new(faults.over(SimDisk::new(1)));
-    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..WalOptions::default() };
-    let wal = SyncWalWriter::<(), Disk>::configure(Arc::clone(&directory), options).expect("opens");
+    let wal = SyncWalWriter::<(), Disk>::configure(Arc::clone(&directory), unaided()).expect("opens");
     wal.append_bytes_durable(b"x").expect("commits");
     faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
     let ticket = wal.submit_bytes(b"y").expect("is accepted");
@@ -176,8 +180,7 @@ fn a_poisoned_log_can_be_opened_again_while_a_ticket_of_it_is_left() {
 #[test]
 fn who_waited_for_the_submitter_goes_on_before_anything_has_completed() {
     let faults = Faults::new();
-    let prepare_ahead = PrepareAhead::Never;
-    let options = WalOptions { prepare_ahead, pipeline_depth: Some(2), ..WalOptions::default() };
+    let options = WalOptions { pipeline_depth: Some(2), ..unaided() };
     let wal = SyncWalWriter::<(), Disk>::configure(Arc::new(faults.over(SimDisk::new(1))), options);
     let wal = wal.expect("opens");
     wal.append_bytes_durable(&payload(1)).expect("commits");
@@ -457,7 +460,8 @@ mod publishing {
 #[test]
 fn a_batch_that_fits_into_a_frame_of_its_own_is_not_too_large_behind_what_waits() {
     let faults = Faults::new();
-    let wal = SyncWalWriter::<(), Disk>::open(Arc::new(faults.over(SimDisk::new(1)))).expect("opens");
+    let directory = Arc::new(faults.over(SimDisk::new(1)));
+    let wal = SyncWalWriter::<(), Disk>::configure(directory, unaided()).expect("opens");
     wal.append_bytes_durable(b"x").expect("commits");
     let gate = Gate::new();
     faults.inject(At::next_of(Operation::Reap), Fault::Hold(gate.clone()));

@@ -9,6 +9,7 @@
 mod attesting;
 mod bad_input;
 mod bounded;
+mod combined;
 mod conformance;
 mod counterexamples;
 mod crash_knobs;

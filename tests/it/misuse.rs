@@ -23,11 +23,11 @@ type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
 
 fn options() -> WalOptions {
-    // Faults would strike whoever makes segments ahead of need.
+    // What strikes a call here must not strike one of the thread that makes segments.
     let prepare_ahead = PrepareAhead::Never;
     WalOptions {
-        prepare_ahead,
         preallocate_bytes: 0,
+        prepare_ahead,
         flush_policy: FlushPolicy::Manual,
         ..WalOptions::default()
     }

@@ -19,11 +19,11 @@ fn payload(entry_id: u64) -> Vec<u8> {
 }
 
 fn options() -> WalOptions {
-    // Faults would strike whoever makes segments ahead of need.
+    // What strikes a call here must not strike one of the thread that makes segments.
     let prepare_ahead = PrepareAhead::Never;
     WalOptions {
-        prepare_ahead,
         preallocate_bytes: 0,
+        prepare_ahead,
         flush_policy: FlushPolicy::Manual,
         ..WalOptions::default()
     }

@@ -28,6 +28,8 @@ impl WalObserver for Watch {
 
 fn open(options: WalOptions) -> (Faults, Wal, mpsc::Receiver<SlowCommit>) {
     let faults = Faults::new();
+    // What strikes a call here must not strike one of the thread that makes segments.
+    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..options };
     let directory = Arc::new(faults.over(SimDisk::new(1)));
     let mut single = WalWriter::open_with(directory, options).expect("opens");
     let (sender, slow) = mpsc::channel();

@@ -5,7 +5,7 @@
 use super::Committer;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{Directory, Effect};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -51,8 +51,31 @@ impl<D: Directory + ?Sized> Committer<D> {
         let tell = Tell(self);
         let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
         let result = self.close_behind(effect);
+        if result.is_err() {
+            self.give_up();
+        }
+        self.idle.stop();
         self.closing().outcome = Some(result);
         drop(tell);
+    }
+
+    /// Closes a log that could not be sealed: the thread that tickets rely on is about to end, and perhaps no
+    /// handle is left that would try again. What is in flight ends first.
+    fn give_up(&self) {
+        loop {
+            let mut queue = self.queue();
+            if queue.failure.is_some() || (!queue.submitting && queue.flights.is_empty()) {
+                queue.closed = true;
+                drop(self.tell(queue));
+                return self.let_go();
+            }
+            if !queue.submitting && !queue.reaping && queue.running > 0 {
+                drop(self.reap(queue));
+            } else {
+                drop(queue);
+                thread::yield_now();
+            }
+        }
     }
 }
 

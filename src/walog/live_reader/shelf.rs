@@ -107,7 +107,8 @@ impl<D: Directory + ?Sized> Shelf<D> {
             let (ids, spares) = catalogue::list_names(self.directory.as_ref())?;
             let look = |id: u64| match before.segments.binary_search_by_key(&id, |started| started.id) {
                 Ok(at) => Ok(Found::Started(before.segments[at].clone())),
-                Err(_) => catalogue::look(self.directory.as_ref(), id),
+                // What the writer has made ahead is long, and all zeros.
+                Err(_) => catalogue::look_at_beginning(self.directory.as_ref(), id),
             };
             match ids.into_iter().map(look).collect::<PersistenceResult<Vec<_>>>() {
                 Ok(segments) => {
