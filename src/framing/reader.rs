@@ -169,7 +169,7 @@ impl FrameReader {
     pub fn next_live_frame(&mut self) -> PersistenceResult<Option<Frame<'_>>> {
         let mut looked_again = false;
         let (offset, header, range) = loop {
-            match self.scanner.step_live(self.window_offset, &self.window) {
+            match self.scanner.step_live(self.window_offset, &self.window[..self.shown]) {
                 Step::Need { offset, bytes } => self.show(offset, bytes)?,
                 Step::Frame { offset, header, payload } => {
                     let start =
@@ -180,9 +180,8 @@ impl FrameReader {
                 Step::End => {
                     // What the window holds may be older than the file.
                     looked_again = true;
-                    self.file_bytes = self.file.size()?;
-                    self.window.clear();
-                    self.scanner.retry(self.file_bytes, self.known_end);
+                    let file_bytes = self.file.size()?;
+                    self.look_anew(file_bytes);
                 }
             }
         };
