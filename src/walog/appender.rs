@@ -226,6 +226,10 @@ impl<D: Directory + ?Sized> Appender<D> {
         let Some(current) = self.current.as_ref().filter(|current| current.opening.is_none()) else {
             return Ok(());
         };
+        if reason == SealReason::Idle && self.is_durable && current.offset > current.content_offset {
+            // The seal that is there says the same; another one would take space that nobody has asked for.
+            return Ok(());
+        }
         let (successor_id, successor_salt) = successor.unwrap_or((0, 0));
         let seal = Control::Seal(Seal { reason, successor_id, successor_salt });
         let alignment = self.options.frame_alignment;

@@ -167,7 +167,11 @@ pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<L
     let mut segments = Vec::with_capacity(ids.len());
     let mut is_behind = true;
     for id in ids.into_iter().rev() {
-        let found = look_at(directory, id, !is_behind)?;
+        let found = match look_at(directory, id, !is_behind)? {
+            // A header of zeros with something behind it is damage, wherever it is.
+            Found::Blank { .. } => look(directory, id)?,
+            found => found,
+        };
         is_behind &= !matches!(found, Found::Started(_));
         segments.push(found);
     }

@@ -180,3 +180,21 @@ fn an_entry_behind_those_that_were_refused_is_not_refused_with_them() {
     let told = is_done.recv_timeout(Duration::from_secs(30)).expect("is told");
     assert_eq!(told.expect("there is space, and nobody has tried before"), 4);
 }
+
+#[test]
+fn attesting_what_is_attested_writes_nothing() {
+    let (disk, faults, wal) = open(options());
+    wal.attest().expect("attests");
+    let before = faults.trace().len();
+    for _ in 0..3 {
+        wal.attest().expect("nothing is left to be done");
+    }
+    let submits = faults.trace()[before..].iter().filter(|(call, _)| *call == Operation::Submit).count();
+    assert_eq!(submits, 0, "each would take space that nobody has asked for");
+    // What comes behind the seal is attested anew.
+    append(&wal);
+    wal.attest().expect("attests");
+    assert!(faults.trace()[before..].iter().any(|(call, _)| *call == Operation::Submit));
+    wal.close().expect("closes");
+    assert_eq!(entries(&disk), 2);
+}

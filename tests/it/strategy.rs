@@ -4,7 +4,7 @@ use crate::support::skip;
 use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions, io_uring_support};
 use durability::storage::{CommitStrategy, StrategyReason};
-use durability::walog::{SyncWalWriter, WalReader};
+use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader};
 use std::sync::Arc;
 
 type Log = SyncWalWriter<(), dyn DurableDirectory>;
@@ -24,7 +24,9 @@ fn auto_measures_when_the_first_segment_is_made_and_takes_the_best() {
     }
     let root = tempfile::tempdir().unwrap();
     let opened = Backend::Auto.open(root.path()).unwrap();
-    let log = Log::open(Arc::clone(&opened.directory)).unwrap();
+    // The names are looked at: no thread makes the next segment meanwhile.
+    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..WalOptions::default() };
+    let log = Log::configure(Arc::clone(&opened.directory), options).unwrap();
     assert_eq!(log.active_strategy(), None);
     assert_eq!(names(root.path()), [".lock"], "nothing is measured before something is committed");
     log.append_bytes_durable(b"entry").unwrap();
