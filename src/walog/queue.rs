@@ -277,10 +277,12 @@ impl Queue {
 
     /// Whether what is pending should begin beside what is in flight. Only as the equal of the largest there: less
     /// would split one crowd of committers into ever smaller commits, where waiting gathers all of them again.
-    /// Where committers come one by one, each is the equal of the one before, and none waits.
+    /// Where tickets come one by one, each is the equal of the one before, and none waits. Threads that block do:
+    /// two of them, a flush each, wake each other up more often than the overlap saves. (`bench --depth` measures it.)
     fn is_worth_its_own_commit(&self) -> bool {
         let largest = self.flights.iter().map(|flight| flight.entries).max();
-        Some(self.pending.entry_count()) >= largest
+        let is_asked_for = self.options.pipeline_depth.is_some();
+        Some(self.pending.entry_count()) >= largest && (is_asked_for || !self.waiters.has_drivers())
     }
 
     /// How many commits may be in flight. Where a flush is slow, more of them overlap; where it is fast, the

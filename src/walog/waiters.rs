@@ -136,6 +136,11 @@ impl Waiters {
         self.driver_behind(entry_id).or_else(|| self.list.iter().find_map(Waiter::driver))
     }
 
+    /// Whether a thread waits that can drive.
+    pub fn has_drivers(&self) -> bool {
+        self.list.iter().any(|waiter| waiter.driver().is_some())
+    }
+
     /// The first thread that can drive and waits for an entry behind `entry_id`.
     pub fn driver_behind(&self, entry_id: u64) -> Option<(&Thread, u64)> {
         let from = self.list.partition_point(|waiter| waiter.entry_id <= entry_id);
