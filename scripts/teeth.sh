@@ -87,8 +87,7 @@ frame_attests_flushed | it | power_cut::no_power_cut_loses_or_invents_anything
 close_forgets_pending | lib | walog::tests::closing_a_shared_log_writes_what_is_pending
 trim_newest_first | it | power_cut::no_power_cut_loses_or_invents_anything
 trim_without_directory_sync | it | power_cut::no_power_cut_loses_or_invents_anything
-unproven_forgets_newest | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
-unproven_only_newest | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
+unproven_forgets_newest | it | crash_knobs::no_power_cut_behind_a_failing_disk_loses_what_was_promised
 opening_counts_as_proven | it | power_cut::syncs_that_fail_again_and_again_lose_nothing_that_was_promised
 forget_id_floor | lib | walog::tests::a_log_that_ends_before_its_floor_is_refused_and_a_new_one_starts_behind_it
 skip_sweep | lib | publish::tests::what_a_crash_left_under_temporary_names_is_swept_and_nothing_else

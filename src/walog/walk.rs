@@ -381,7 +381,6 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             (*position == newest && !planted::on("unproven_forgets_newest"))
                 || end.last_entry_id().unwrap_or(0) > attested_entry_id
         });
-        let open = open.filter(|(position, _)| *position == newest || !planted::on("unproven_only_newest"));
         open.filter_map(|(_, (index, end))| {
             let path = self.chain.segments[*index].path.clone();
             end.unproven_offset.map(|from| Region { path, from, to: end.offset })
