@@ -137,7 +137,7 @@ pub enum PersistenceError {
     /// another writer may be at work. Nothing more is written. What was acknowledged before may be gone with the
     /// file: drop this writer, find out who did it, and open the log again.
     #[error(
-        "fenced: {resource} was removed or replaced, and may belong to another writer; stop, and open again"
+        "fenced: {resource} is not this writer's any more (removed, replaced, or a parent process's); stop, and open again"
     )]
     Fenced {
         /// The lock or the segment that was lost.
