@@ -4,7 +4,7 @@
 
 use crate::support::skip;
 use durability::backends::Backend;
-use durability::walog::{SyncWalWriter, WalOptions, WalReader, WalReplayMode};
+use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode};
 use durability::{DurableDirectory, PersistenceError, PersistenceResult};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::process::Command;
@@ -37,7 +37,10 @@ fn process_without_descriptors() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("is told");
     setrlimit(Resource::RLIMIT_NOFILE, 100, hard).expect("may be lowered");
     // One segment for each commit.
-    let options = WalOptions { segment_bytes_max: 1, preallocate_bytes: 0, ..WalOptions::default() };
+    // One after the other, or whoever makes segments ahead of need takes descriptors at any time.
+    let prepare_ahead = PrepareAhead::Never;
+    let options =
+        WalOptions { prepare_ahead, segment_bytes_max: 1, preallocate_bytes: 0, ..WalOptions::default() };
     let (mut refused, mut poisoned, mut unopened, mut whole) = (0, 0, 0, 0);
     for (count, commits_before) in (0..12).flat_map(|count| [(count, 0), (count, 1)]) {
         let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");

@@ -23,7 +23,9 @@ const ROUNDS_PER_CHECKPOINT: u64 = 5;
 /// Arguments of `durability torture`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Each round starts a writer process whose threads append, batch and commit to one log. It is \
+    after_help = "Each round starts a writer process whose threads append, batch, commit and use tickets on one log, of \
+    which the seed chooses the options: tiny segments, recycling, several commits in flight; in every other one a \
+    thread publishes checkpoints, which cuts the log. It is \
     killed (SIGKILL) at a random moment; the log is opened at once by this process, through the other backend where \
     there are two (`--recover`), while requests of the dead writer may still be landing. Then every entry is read: ids without a \
     gap, contents as appended, batches whole, everything acknowledged there, nothing changed that was seen before. \
@@ -276,12 +278,11 @@ impl Torture<'_> {
         let write = |writer: &mut durability::checkpoint::CheckpointWriter<'_, dyn DurableDirectory>| {
             writer.write_state(&state)
         };
-        let published =
-            publisher.publish_with(&mut wal, last, "checkpoint", write, |_| Ok(RECORD.to_vec()))?;
+        let published = publisher.publish_with(&mut wal, last, CHECKPOINT, write, |_| Ok(RECORD.to_vec()))?;
         wal.close()?;
         let recovered = recover_with::<Vec<u8>, Vec<u8>, u64, dyn DurableDirectory, _, ()>(
             Arc::clone(directory),
-            Some("checkpoint"),
+            Some(CHECKPOINT),
             RecoveryOptions::strict(),
             &durability::codec::Bytes,
             |state| state.and_then(|state| state.try_into().ok()).map_or(0, u64::from_le_bytes),
@@ -300,8 +301,10 @@ impl Torture<'_> {
     }
 }
 
+/// Where checkpoints are.
+pub const CHECKPOINT: &str = "checkpoint";
 /// What the log records of a checkpoint.
-const RECORD: &[u8] = b"ckpt";
+pub const RECORD: &[u8] = b"ckpt";
 
 /// Batches are whole: their entries follow one another, from the first to the last.
 #[derive(Default)]
