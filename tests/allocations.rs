@@ -9,7 +9,7 @@
 
 use durability::DurableDirectory;
 use durability::backends::Backend;
-use durability::walog::{SyncWalWriter, Telemetry, WalOptions};
+use durability::walog::{PrepareAhead, SyncWalWriter, Telemetry, WalOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future;
 use std::pin::pin;
@@ -75,8 +75,9 @@ fn measure(backend: Backend, telemetry: Option<Arc<Telemetry>>) {
     let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let opened = backend.open(root.path()).expect("opens");
     let what = format!("{backend}, telemetry {}", if telemetry.is_some() { "on" } else { "off" });
-    // One segment: making the next one allocates, and is no steady state.
+    // One segment: making the next one, ahead of need or not, allocates, and is no steady state.
     let options = WalOptions {
+        prepare_ahead: PrepareAhead::Never,
         segment_bytes_max: 1 << 30,
         preallocate_bytes: 8 << 20,
         telemetry,
