@@ -434,7 +434,9 @@ pub fn read_chain_from<D: Directory + ?Sized>(
             Ok(chain)
         }
         // The log begins later, has a hole, or what is wrong with it is to be told by all of it.
-        Ok(_) | Err(PersistenceError::Corruption(_)) => read_chain(directory, identity),
+        Ok(_) | Err(PersistenceError::Corruption(_) | PersistenceError::Format { .. }) => {
+            read_chain(directory, identity)
+        }
         Err(error) => Err(error),
     }
 }

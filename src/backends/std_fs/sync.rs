@@ -7,6 +7,7 @@
 //! Windows, where directories cannot be synced, after it was seen that the directory is there).
 
 use crate::error::{PersistenceError, PersistenceResult};
+#[cfg(not(windows))]
 use crate::planted;
 #[cfg(not(windows))]
 use std::fs::File;
