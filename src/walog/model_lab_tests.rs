@@ -5,7 +5,9 @@ use crate::storage::SeededEnvironment;
 use crate::sync::thread;
 use crate::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use crate::testing::sim::{SimDisk, SimOptions, check_crashes};
-use crate::walog::{SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter};
+use crate::walog::{
+    PrepareAhead, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, Runner};
@@ -112,6 +114,8 @@ impl Lab {
             pipeline_depth: Some(1 + pick(4)),
             preallocate_bytes: 0,
             segment_bytes_max: [2048, 1 << 20][pick(2)],
+            // Whoever makes segments ahead of need is a thread that is not modelled.
+            prepare_ahead: PrepareAhead::Never,
             ..WalOptions::default()
         };
         change(&mut options);
