@@ -44,7 +44,7 @@ fuzz() {
     local code=0
     mkdir -p "$found/$1"
     cargo fuzz run "$1" "$found/$1" "fuzz/corpus/$1" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=66000 -print_final_stats=1 \
+        -seed="${DURABILITY_SEED:-1}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=66000 -print_final_stats=1 \
         >"$log/$1" 2>&1 || code=$?
     echo "=== fuzzed $1 for $seconds s: exit code $code"
     if [ "$code" -eq 0 ]; then grep '^stat::' "$log/$1" || true; else tail -60 "$log/$1"; fi

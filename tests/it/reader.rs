@@ -116,6 +116,8 @@ fn what_is_in_flight_is_read_when_its_commit_has_ended() {
             scope.spawn(move || read(&reader, 2))
         };
         let ranges = scope.spawn(|| read_range(&reader, 1, 3));
+        // Long enough for one that does not wait to come back; one that is slow to start sees nothing.
+        (0..50_000).take_while(|_| !reads.is_finished()).for_each(|_| std::thread::yield_now());
         gate.open();
         assert!(reads.join().expect("reads"));
         ranges.join().expect("reads");
