@@ -24,6 +24,8 @@ refusal_keeps_role | walog::models::a_refused_commit_reaches_everybody_and_the_n
 poison_forgets_waiters | walog::models::a_failed_commit_reaches_everybody_who_waits
 tell_before_watermark | walog::models::every_ticket_resolves_once_whoever_waits
 owner_starts_unwoken | walog::models::every_ticket_resolves_once_whoever_waits
+close_asks_unchecked | walog::models::closing_without_blocking_beside_closing_tells_everybody
+panic_keeps_role | walog::models::a_panic_of_whoever_drives_leaves_nobody_waiting
 watermark_out_of_order | walog::models::every_durable_append_returns_and_is_durable
 collect_beside_reaper | backends::io_uring::model::who_waits_in_the_kernel_sees_what_is_submitted_meanwhile
 reap_wakes_nobody | backends::io_uring::model::every_completion_reaches_somebody_who_waits

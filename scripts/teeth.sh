@@ -120,6 +120,10 @@ repair_moves_oldest_first | it | repair::a_power_cut_in_a_repair_loses_no_byte_a
 repair_loses_unasked | it | repair::what_was_acknowledged_goes_only_when_it_is_named
 follow_hands_out_unattested | it | follow::what_a_follower_handed_out_survives_every_power_cut
 follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged
+observed_in_a_role | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of
+owner_waits_for_itself | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of
+failed_close_stops_threads | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
+failed_close_ends_log | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
 follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
 TABLE
 }

@@ -174,6 +174,11 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.observer = Some(observer);
     }
 
+    /// From now on somebody else tells the observer.
+    pub(crate) fn take_observer(&mut self) -> Option<Arc<dyn WalObserver>> {
+        self.observer.take()
+    }
+
     pub(crate) fn identity(&self) -> u128 {
         self.identity
     }
@@ -499,12 +504,13 @@ impl<D: Directory + ?Sized> Appender<D> {
     }
 
     fn observe(&self, effect: Effect) {
-        if let Some(observer) = &self.observer {
+        let Some(observer) = &self.observer else { return };
+        observed(|| {
             observer.on_flush(self.flushed_entry_id);
             if effect == Effect::Durable {
                 observer.on_sync(self.durable_entry_id);
             }
-        }
+        });
     }
 
     /// An empty batch behind everything flushed.

@@ -40,7 +40,7 @@ mod reading;
 mod tickets;
 mod watchdog;
 
-pub(super) use closing::Closed;
+pub(super) use closing::Asked;
 pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
@@ -54,8 +54,6 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     /// Room for those who are being told, so that telling allocates nothing.
     told: Mutex<Vec<Waiter>>,
     owner: Mutex<Option<JoinHandle<()>>>,
-    /// Taken with no other lock held.
-    closing: Mutex<closing::Closing>,
     idle: idle::Idle,
     observer: Option<Arc<dyn WalObserver>>,
     environment: Arc<dyn Environment>,
@@ -71,7 +69,7 @@ type Guard<'a> = MutexGuard<'a, Queue>;
 
 impl<D: Directory + ?Sized> Committer<D> {
     /// Takes over from a single owner, with nothing pending.
-    pub fn new(appender: Appender<D>) -> Self {
+    pub fn new(mut appender: Appender<D>) -> Self {
         let progress = (appender.flushed_entry_id(), appender.durable_entry_id());
         let mut queue = Queue::new(appender.options().clone(), appender.new_batch(), progress);
         queue.enter_segment(appender.room(), appender.file().cloned());
@@ -79,9 +77,9 @@ impl<D: Directory + ?Sized> Committer<D> {
             durable: AtomicU64::new(progress.1),
             told: Mutex::new(Vec::new()),
             owner: Mutex::new(None),
-            closing: Mutex::default(),
             idle: idle::Idle::default(),
-            observer: appender.observer().cloned(),
+            // Nobody is called inside the appender: it is driven with a role held.
+            observer: appender.take_observer(),
             environment: Arc::clone(&appender.options().environment),
             telemetry: appender.options().telemetry.clone(),
             tracer: Tracer::default(),
@@ -318,13 +316,22 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn make_room<'a>(&'a self, queue: Guard<'a>) -> Result<Guard<'a>, Guard<'a>> {
         let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
         drop(queue);
+        let (mut before, mut after) = (0, 0);
         let make_room = |appender: &mut Appender<D>| {
             appender.progress(progress.0, progress.1);
+            before = appender.current_segment().0;
             let made = appender.make_room(frame_bytes);
+            after = appender.current_segment().0;
             Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
         };
         let made = self.measure_rotation(|| self.with_appender(make_room));
+        if before != 0 && before != after && planted::on("observed_in_a_role") {
+            self.observe_rotation(Some((before, after)));
+        }
         let mut queue = self.queue();
+        if before != 0 && before != after {
+            queue.rotated = Some((before, after));
+        }
         let (error, is_final) = match made {
             Ok((Ok(()), room, file, _)) => {
                 queue.enter_segment(room, file);
@@ -375,6 +382,10 @@ impl<D: Directory + ?Sized> Committer<D> {
         let mut queue = self.queue();
         std::mem::forget(role);
         queue.reaping = false;
+        if look_at.is_some() && matches!(reaped, Ok(None)) {
+            // It takes too long. Whoever is told of that may use the log, or block: the role is not kept for it.
+            return self.look(queue);
+        }
         match reaped {
             Ok(Some(completion)) => queue.settle(completion, self.environment.elapsed()),
             Ok(None) => debug_assert!(queue.running <= 0, "the file has lost a commit"),
@@ -392,7 +403,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         if told_durable < published {
             self.idle.wake();
         }
-        let told_flushed = queue.tell_flushed();
+        let (told_flushed, rotated) = (queue.tell_flushed(), queue.rotated.take());
         let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         let (flushed, durable) = queue.progress();
         let error = queue.take_told(&mut told);
@@ -410,6 +421,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 _ => Ok(entry_id),
             });
         }
+        self.observe_rotation(rotated);
         self.observe_progress((told_flushed, told_durable), (flushed, durable));
         if late {
             self.durable.fetch_max(durable, Ordering::Release);
@@ -428,6 +440,12 @@ impl<D: Directory + ?Sized> Committer<D> {
         (first..first + count as u64).for_each(|entry_id| observer.on_append(entry_id));
     }
 
+    fn observe_rotation(&self, rotated: Option<(u64, u64)>) {
+        if let (Some(observer), Some((sealed_id, new_id))) = (&self.observer, rotated) {
+            observed(|| observer.on_segment_rotate(sealed_id, new_id));
+        }
+    }
+
     /// An observer's panic stays here: this may be anybody's thread.
     fn observe_progress(&self, before: (u64, u64), now: (u64, u64)) {
         let Some(observer) = &self.observer else { return };
@@ -439,15 +457,6 @@ impl<D: Directory + ?Sized> Committer<D> {
                 observer.on_sync(now.1);
             }
         });
-    }
-
-    /// Makes everything durable where that can be had, seals the log and closes it for every handle.
-    pub fn close(&self) -> PersistenceResult<()> {
-        self.home.check()?;
-        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
-        let result = self.close_behind(effect);
-        self.stop_owner();
-        result
     }
 
     fn close_behind(&self, effect: Effect) -> PersistenceResult<()> {
@@ -499,11 +508,12 @@ impl<D: Directory + ?Sized> Committer<D> {
         if !self.home.is_here() {
             return;
         }
-        if self.queue().close_wanted {
-            // The log's own thread does it, or has; nobody waits for it here.
+        let mut queue = self.queue();
+        if !queue.close_asked.is_empty() {
+            // The log's own thread does it; nobody waits for it here.
+            queue.abandoned = true;
             return;
         }
-        let queue = self.queue();
         let open = !queue.closed && queue.failure.is_none();
         drop(queue);
         if open {
@@ -541,6 +551,9 @@ struct Submitting<'a, D: Directory + ?Sized> {
 
 impl<D: Directory + ?Sized> Drop for Submitting<'_, D> {
     fn drop(&mut self) {
+        if planted::on("panic_keeps_role") {
+            return;
+        }
         let mut queue = self.committer.queue();
         queue.submitting = false;
         queue.fail(PersistenceError::invalid_state("commit", "the committing thread panicked"));

@@ -1,13 +1,11 @@
 //! What the models stand on: a log on a slow simulated disk, and the questions that they ask of it.
 
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::storage::SeededEnvironment;
+use crate::storage::{Environment, SeededEnvironment};
 use crate::sync::thread;
 use crate::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use crate::testing::sim::{SimDisk, SimOptions, check_crashes};
-use crate::walog::{
-    PrepareAhead, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
-};
+use crate::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, Runner};
@@ -87,12 +85,25 @@ pub(super) struct Lab {
     acknowledged: Mutex<u64>,
 }
 
-struct PanicsOnRotation;
+/// Panics when a salt is asked for, when so many were.
+#[derive(Debug)]
+struct PanicsLater {
+    environment: SeededEnvironment,
+    left: std::sync::atomic::AtomicU64,
+}
 
-impl WalObserver for PanicsOnRotation {
-    fn on_segment_rotate(&self, _: u64, _: u64) {
-        // Quietly: a panic hook would take it for the end of the schedule.
-        std::panic::resume_unwind(Box::new("planned"));
+impl Environment for PanicsLater {
+    fn random(&self) -> u64 {
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        if self.left.fetch_sub(1, relaxed) == 0 {
+            // Quietly: a panic hook would take it for the end of the schedule.
+            std::panic::resume_unwind(Box::new("planned"));
+        }
+        self.environment.random()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.environment.elapsed()
     }
 }
 
@@ -100,14 +111,6 @@ impl Lab {
     /// A new log. How many commits may be in flight is chosen by the schedule, and so is the order in which
     /// they complete.
     pub(super) fn new(change: impl FnOnce(&mut WalOptions)) -> Arc<Self> {
-        Self::observed(change, None)
-    }
-
-    pub(super) fn with_panicking_rotation() -> Arc<Self> {
-        Self::observed(|_| {}, Some(Arc::new(PanicsOnRotation)))
-    }
-
-    fn observed(change: impl FnOnce(&mut WalOptions), observer: Option<Arc<dyn WalObserver>>) -> Arc<Self> {
         let (disk, faults) = (SimDisk::new(thread_rng().r#gen()), Faults::new());
         let mut options = WalOptions {
             environment: Arc::new(SeededEnvironment::new(1)),
@@ -119,15 +122,22 @@ impl Lab {
             ..WalOptions::default()
         };
         change(&mut options);
-        let mut writer =
+        let writer =
             WalWriter::open_with(Arc::new(faults.over(disk.clone())), options).expect("opens an empty log");
-        if let Some(observer) = observer {
-            writer.set_observer(observer);
-        }
         let writer = Wal::from_writer(writer).expect("nothing is pending");
         disk.slow_down(Duration::from_micros(1));
         let handle = Mutex::new(Some(writer));
         Arc::new(Self { disk, faults, handle, acknowledged: Mutex::new(0) })
+    }
+
+    /// Each commit makes a segment; while one is made, whoever makes it panics.
+    pub(super) fn with_panicking_rotation() -> Arc<Self> {
+        Self::new(|options| {
+            options.segment_bytes_max = 1;
+            // Two make the log's identity, one each segment.
+            let left = std::sync::atomic::AtomicU64::new(2 + pick(5) as u64);
+            options.environment = Arc::new(PanicsLater { environment: SeededEnvironment::new(1), left });
+        })
     }
 
     pub(super) fn fail(&self, at: At, kind: ErrorKind) {

@@ -248,7 +248,28 @@ fn closing_serves_or_refuses_everybody() {
     });
 }
 
-/// The thread that commits panics (in an observer): the log is poisoned, and nobody is left waiting.
+/// The log is closed in both ways at once: whoever asked is told.
+#[test]
+fn closing_without_blocking_beside_closing_tells_everybody() {
+    explore("close_async beside close", || {
+        let lab = Lab::new(|_| {});
+        spawn_all(&lab, 3, |lab, index| {
+            let writer = lab.take_handle();
+            let outcome = match index {
+                0 => writer.close(),
+                1 => shuttle::future::block_on(writer.close_async()),
+                _ => writer.submit_bytes(b"entry").and_then(|ticket| ticket.wait().map(drop)),
+            };
+            match outcome {
+                Ok(()) | Err(PersistenceError::InvalidState { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+        lab.drop_and_count();
+    });
+}
+
+/// The thread that commits panics (in the environment): the log is poisoned, and nobody is left waiting.
 #[test]
 fn a_panic_of_whoever_drives_leaves_nobody_waiting() {
     explore("panic while driving", || {

@@ -221,7 +221,11 @@ pub struct SlowCommit {
 
 /// Is told what a writer does, and may veto truncation.
 ///
-/// Called on the thread that does it; what a call costs, the writer pays.
+/// Called on the thread that does it; what a call costs, the writer pays. A
+/// [`SyncWalWriter`](super::SyncWalWriter) calls it with no lock held and no commit kept waiting, so that it may
+/// use the log: append and wait for durability, flush, close, drop the last handle. (What it is told of its own
+/// entries, it is told inside that call.) Calls of different threads may overlap. A panic stays in here, except of
+/// `on_append`, which is the appending thread's own.
 pub trait WalObserver: Send + Sync {
     /// An entry was appended.
     fn on_append(&self, entry_id: u64) {
@@ -235,12 +239,13 @@ pub trait WalObserver: Send + Sync {
     fn on_sync(&self, entry_id: u64) {
         let _ = entry_id;
     }
-    /// The log goes on in another segment.
+    /// The log goes on in another segment. A [`SyncWalWriter`](super::SyncWalWriter) tells this before it tells of
+    /// the entries there.
     fn on_segment_rotate(&self, sealed_segment_id: u64, new_segment_id: u64) {
         let _ = (sealed_segment_id, new_segment_id);
     }
-    /// A commit takes longer than [`WalOptions::slow_after`]. Called without a lock, once for each commit, by a
-    /// thread that waits for it; a panic stays in here.
+    /// A commit takes longer than [`WalOptions::slow_after`]. Called once for each commit, by a thread that waits
+    /// for it.
     fn on_slow_commit(&self, slow: &SlowCommit) {
         let _ = slow;
     }

@@ -7,6 +7,7 @@
 //! Invariants: watermarks move in the order in which commits began, whatever the order of their completions;
 //! entries are either pending, or in flight, or flushed, in this order and without a gap.
 
+use super::committer::Asked;
 use super::options::{SlowCommit, WalOptions};
 use super::telemetry::{Begun, Probe};
 use super::waiters::{Waiter, Waiters};
@@ -15,7 +16,7 @@ use crate::framing::Batch;
 use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, PIPELINE_DEPTH_FAST, PIPELINE_DEPTH_SLOW};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
-use crate::sync::thread::Thread;
+use crate::sync::thread::{self, Thread};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub(super) struct Queue {
     pub flushed_entry_id: u64,
     /// Of which an observer was told.
     pub told_flushed_entry_id: u64,
+    /// The segment that was left last and the one after it, until an observer was told. At most one: a rotation
+    /// waits until nothing is in flight, and whoever ends a commit tells.
+    pub rotated: Option<(u64, u64)>,
     pub durable_entry_id: u64,
     /// Tickets wait for entries up to here.
     pub wanted_entry_id: u64,
@@ -58,8 +62,10 @@ pub(super) struct Queue {
     /// The last commit that could not begin and left everything as it was.
     pub refusal: Option<Refusal>,
     pub closed: bool,
-    /// The owner is to close the log.
-    pub close_wanted: bool,
+    /// Who asked the owner to close the log; it does while there are any.
+    pub close_asked: Vec<Arc<Asked>>,
+    /// The last handle was dropped since: nobody would try again.
+    pub abandoned: bool,
     pub failure: Option<Arc<PersistenceError>>,
     pub options: WalOptions,
     pub room: Room,
@@ -147,6 +153,7 @@ impl Queue {
             promised_entry_id: durable,
             flushed_entry_id: flushed,
             told_flushed_entry_id: flushed,
+            rotated: None,
             durable_entry_id: durable,
             wanted_entry_id: durable,
             waiters: Waiters::default(),
@@ -154,7 +161,8 @@ impl Queue {
             owner: None,
             refusal: None,
             closed: false,
-            close_wanted: false,
+            close_asked: Vec::new(),
+            abandoned: false,
             failure: None,
             room: Room::default(),
             unflushed: 0,
@@ -446,6 +454,12 @@ impl Queue {
     /// The observer is told of everything that is flushed; answers what it was told before.
     pub fn tell_flushed(&mut self) -> u64 {
         std::mem::replace(&mut self.told_flushed_entry_id, self.flushed_entry_id)
+    }
+
+    /// Whether this thread is the owner.
+    pub fn is_owner(&self) -> bool {
+        let is_here = |owner: &Owner| owner.thread.id() == thread::current().id();
+        self.owner.as_ref().is_some_and(is_here) && !planted::on("owner_waits_for_itself")
     }
 
     /// The owner, where it is idle and could do something now.

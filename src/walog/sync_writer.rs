@@ -159,6 +159,11 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     }
 
     /// Makes everything appended durable, seals the log and closes it for every handle.
+    ///
+    /// On error: where there was no space, nothing is closed and nothing is lost: other handles go on, and may close
+    /// the log when there is. Where no other handle is left, the log ends without its seal; entries that no commit
+    /// has taken are gone, and their tickets say so. After a failed write or sync it has ended for every handle,
+    /// and its files and locks are free.
     pub fn close(self) -> PersistenceResult<()> {
         self.inner.committer.close()
     }
@@ -251,11 +256,9 @@ impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
     /// [`close`](Self::close) for async code: the log's own thread does it, and this blocks nobody. It begins
     /// at once, and goes on when the future is dropped. Locks are free when the future is done.
     ///
-    /// On error: the log is closed for every handle all the same, without its seal; also where there was no space.
-    /// Entries that no commit has taken are gone, and their tickets say so.
+    /// On error: as [`close`](Self::close).
     pub fn close_async(self) -> LogClosing {
-        let refusal = self.inner.committer.begin_close().err();
-        LogClosing::new(Arc::clone(&self.inner.committer) as _, refusal)
+        LogClosing::new(self.inner.committer.begin_close())
     }
 }
 

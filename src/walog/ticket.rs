@@ -1,7 +1,7 @@
 //! What a submitted entry gives back: a ticket for its commit.
 
-use super::committer::{Closed, Line};
-use crate::error::{PersistenceError, PersistenceResult};
+use super::committer::{Asked, Line};
+use crate::error::PersistenceResult;
 use std::fmt;
 use std::future::Future;
 use std::ops::RangeInclusive;
@@ -110,13 +110,12 @@ impl fmt::Debug for CommitTicket {
 /// The end of a log that is being closed; see [`SyncWalWriter::close_async`](super::SyncWalWriter::close_async).
 #[must_use = "a future says how closing has ended only when it is awaited; closing goes on without"]
 pub struct LogClosing {
-    log: Arc<dyn Closed>,
-    refusal: Option<PersistenceError>,
+    asked: PersistenceResult<Arc<Asked>>,
 }
 
 impl LogClosing {
-    pub(super) fn new(log: Arc<dyn Closed>, refusal: Option<PersistenceError>) -> Self {
-        Self { log, refusal }
+    pub(super) fn new(asked: PersistenceResult<Arc<Asked>>) -> Self {
+        Self { asked }
     }
 }
 
@@ -124,9 +123,9 @@ impl Future for LogClosing {
     type Output = PersistenceResult<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &self.refusal {
-            Some(refusal) => Poll::Ready(Err(refusal.clone())),
-            None => self.log.poll_closed(context),
+        match &self.asked {
+            Ok(asked) => asked.poll(context),
+            Err(refusal) => Poll::Ready(Err(refusal.clone())),
         }
     }
 }

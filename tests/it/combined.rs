@@ -1,19 +1,22 @@
 //! What holds for each part of the shared writer alone, while another part is at work beside it.
 
 use crate::power_cut::payload;
-use durability::PersistenceError;
 use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
     PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter,
 };
+use durability::{PersistenceError, PersistenceResult};
 use std::io::ErrorKind;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
+
+/// Long enough for any machine; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One batch for each segment, made when it is needed.
 fn options() -> WalOptions {
@@ -68,37 +71,81 @@ fn no_thread_outlives_a_log_that_is_closed_without_blocking() {
     until("every thread of the log has ended", || known.upgrade().is_none());
 }
 
+/// In both ways: without space a log is not closed, and other handles go on as before, tickets included.
 #[test]
-fn a_log_that_could_not_be_closed_without_blocking_is_closed_all_the_same() {
-    let (disk, faults, wal) = open(options());
-    let ticket = wal.submit_bytes(&payload(2)).expect("is accepted");
-    ticket.wait().expect("is durable");
-    append(&wal);
-    let (other, reader) = (wal.clone(), wal.reader());
-    faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
-    let refused = pollster::block_on(wal.close_async()).expect_err("there is no space");
-    assert!(refused.is_out_of_space(), "{refused}");
-    // Its thread has ended: a ticket would never resolve.
-    let late = other.submit_bytes(&payload(4)).expect_err("nobody is there who would commit it");
-    assert!(matches!(late, PersistenceError::InvalidState { .. }), "{late}");
-    assert_eq!(reader.durable_entry_id(), 2);
-    // Files and locks are free, whoever still knows the log.
-    let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
-    let next = WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
-    assert_eq!(next.last_entry_id(), 2);
-    drop((other, reader));
+fn a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later() {
+    type Closes = fn(Wal) -> PersistenceResult<()>;
+    let ways: [(&str, Closes); 2] =
+        [("blocking", Wal::close), ("without blocking", |wal| pollster::block_on(wal.close_async()))];
+    for (how, close) in ways {
+        let (disk, faults, wal) = open(options());
+        wal.attest_when_idle(Duration::from_secs(3600)).expect("starts");
+        let first = wal.submit_bytes(&payload(2)).expect("is accepted");
+        assert_eq!(pollster::block_on(first).expect("is durable"), 2, "its thread is there");
+        append(&wal);
+        // Twice: whoever asks again is told of his own try.
+        for _ in 0..2 {
+            faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+            let refused = close(wal.clone()).expect_err("there is no space");
+            assert!(refused.is_out_of_space(), "{how}: {refused}");
+        }
+        let ticket = wal.submit_bytes(&payload(4)).expect("is accepted");
+        let (sender, told) = mpsc::channel();
+        ticket.on_durable(move |outcome| drop(sender.send(outcome)));
+        let outcome = told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{how}: nobody commits"));
+        assert_eq!(outcome.expect("is durable"), 4, "{how}");
+        close(wal.clone()).unwrap_or_else(|error| panic!("{how}: {error}"));
+        let late = wal.append_bytes(b"late").expect_err("it is closed");
+        assert!(matches!(late, PersistenceError::InvalidState { .. }), "{how}: {late}");
+        assert!(matches!(close(wal), Err(PersistenceError::InvalidState { .. })), "{how}");
+        assert_eq!(entries(&disk), 4, "{how}");
+    }
+}
+
+/// Nobody is left who would try again: files and locks are free, in whatever order the handles went.
+#[test]
+fn a_log_that_could_not_be_closed_ends_with_its_last_handle() {
+    for goes_meanwhile in [true, false] {
+        let (disk, faults, wal) = open(options());
+        append(&wal);
+        let (reader, other, gate) = (wal.reader(), wal.clone(), Gate::new());
+        let no_space =
+            || faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+        no_space();
+        faults.inject(At::next_of(Operation::OpenAt), Fault::Hold(gate.clone()));
+        let closing = wal.close_async();
+        gate.wait_until_held();
+        if goes_meanwhile {
+            drop(other);
+            gate.open();
+            pollster::block_on(closing).expect_err("there is no space");
+        } else {
+            gate.open();
+            pollster::block_on(closing).expect_err("there is no space");
+            no_space();
+            drop(other);
+        }
+        let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
+        let next = WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
+        assert_eq!(next.last_entry_id(), 1);
+        assert_eq!(reader.durable_entry_id(), 1);
+    }
 }
 
 #[test]
-fn a_log_that_is_poisoned_while_it_closes_without_blocking_lets_go_of_its_files() {
-    let (disk, faults, wal) = open(options());
-    let reader = wal.reader();
-    append(&wal);
-    faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
-    pollster::block_on(wal.close_async()).expect_err("fails");
-    let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
-    WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
-    assert_eq!(reader.durable_entry_id(), 1);
+fn a_log_that_is_poisoned_while_it_closes_lets_go_of_its_files() {
+    for blocking in [true, false] {
+        let (disk, faults, wal) = open(options());
+        let (reader, other) = (wal.reader(), wal.clone());
+        append(&wal);
+        faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
+        let closed = if blocking { wal.close() } else { pollster::block_on(wal.close_async()) };
+        closed.expect_err("fails");
+        let options = WalOptions { lock_wait: Duration::ZERO, ..WalOptions::default() };
+        WalWriter::<(), SimDisk>::open_with(Arc::new(disk), options).expect("opens");
+        assert!(matches!(commit(&other), Err(PersistenceError::Poisoned { durable_entry_id: 1, .. })));
+        assert_eq!(reader.durable_entry_id(), 1);
+    }
 }
 
 #[test]

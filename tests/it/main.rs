@@ -31,6 +31,7 @@ mod losses;
 mod matrix;
 mod migrating;
 mod misuse;
+mod observers;
 mod poison;
 mod power_cut;
 mod properties;

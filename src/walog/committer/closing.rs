@@ -1,70 +1,126 @@
-//! Closing without blocking: the log's own thread does it, and whoever asked is woken.
+//! How closing ends, and closing without blocking: the log's own thread does it, and whoever asked is woken.
 //!
 //! Not here: what closing is (`committer`).
 
 use super::Committer;
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::storage::{Directory, Effect};
-use crate::sync::{MutexGuard, thread};
+use crate::planted;
+use crate::storage::{Directory, Effect, Home};
+use crate::sync::{Mutex, MutexGuard, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// How closing has ended, and who waits for that.
-#[derive(Default)]
-pub(super) struct Closing {
-    outcome: Option<PersistenceResult<()>>,
-    wakers: Vec<Waker>,
+/// Somebody asked for the log to be closed without waiting for it.
+pub(in crate::walog) struct Asked {
+    home: Home,
+    /// Taken with no other lock held.
+    told: Mutex<Told>,
 }
 
-/// What a future of closing asks of its log.
-pub(in crate::walog) trait Closed: Send + Sync {
-    fn poll_closed(&self, context: &Context<'_>) -> Poll<PersistenceResult<()>>;
+/// How closing has ended, and who waits for that.
+#[derive(Default)]
+struct Told {
+    outcome: Option<PersistenceResult<()>>,
+    waker: Option<Waker>,
+}
+
+impl Asked {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, outcome: PersistenceResult<()>) {
+        let mut told = self.told();
+        told.outcome = Some(outcome);
+        let waker = told.waker.take();
+        drop(told);
+        let Some(waker) = waker else { return };
+        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+            tracing::error!("waking a task that waits for a log to close panicked");
+        }
+    }
+
+    pub(in crate::walog) fn poll(&self, context: &Context<'_>) -> Poll<PersistenceResult<()>> {
+        self.home.check()?;
+        let mut told = self.told();
+        if let Some(outcome) = &told.outcome {
+            return Poll::Ready(outcome.clone());
+        }
+        let replaced = told.waker.replace(context.waker().clone());
+        drop(told);
+        // Behind the lock: dropping it may run anything.
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+/// Who is to be told, however closing ends.
+struct Tell<'a, D: Directory + ?Sized> {
+    committer: &'a Committer<D>,
+    asked: Vec<Arc<Asked>>,
+    outcome: Option<PersistenceResult<()>>,
+}
+
+impl<D: Directory + ?Sized> Drop for Tell<'_, D> {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| {
+            let panicked = PersistenceError::invalid_state("closing", "the log's thread panicked");
+            let mut queue = self.committer.queue();
+            queue.fail(panicked.clone());
+            self.asked.append(&mut queue.close_asked);
+            drop(self.committer.tell(queue));
+            Err(panicked)
+        });
+        self.asked.iter().for_each(|asked| asked.tell(outcome.clone()));
+    }
 }
 
 impl<D: Directory + ?Sized> Committer<D> {
-    fn closing(&self) -> MutexGuard<'_, Closing> {
-        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The log's thread closes the log; it ends then.
-    pub(super) fn close_as_asked(&self) {
-        /// However closing ends, whoever waits is told.
-        struct Tell<'a, D: Directory + ?Sized>(&'a Committer<D>);
-
-        impl<D: Directory + ?Sized> Drop for Tell<'_, D> {
-            fn drop(&mut self) {
-                let mut closing = self.0.closing();
-                let panicked =
-                    || Err(PersistenceError::invalid_state("closing", "the log's thread panicked"));
-                closing.outcome.get_or_insert_with(panicked);
-                let wakers = std::mem::take(&mut closing.wakers);
-                drop(closing);
-                for waker in wakers {
-                    if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                        tracing::error!("waking a task that waits for a log to close panicked");
-                    }
-                }
-            }
-        }
-
-        let tell = Tell(self);
-        let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
-        let result = self.close_behind(effect);
-        if result.is_err() {
+    /// Makes everything durable where that can be had, seals the log and closes it for every handle.
+    pub fn close(&self) -> PersistenceResult<()> {
+        self.home.check()?;
+        let result = self.close_behind(self.strongest());
+        if result.is_err() && self.queue().failure.is_some() {
             self.give_up();
         }
-        self.idle.stop();
-        self.closing().outcome = Some(result);
-        drop(tell);
+        // Not where there was no space: the log goes on, and its tickets need its threads.
+        if self.queue().closed || planted::on("failed_close_stops_threads") {
+            self.stop_owner();
+        }
+        result
     }
 
-    /// Closes a log that could not be sealed: the thread that tickets rely on is about to end, and perhaps no
-    /// handle is left that would try again. What is in flight ends first.
+    /// The log's thread closes the log; `false` when there was no space, and it goes on.
+    pub(super) fn close_as_asked(&self) -> bool {
+        let mut tell = Tell { committer: self, asked: Vec::new(), outcome: None };
+        let result = self.close_behind(self.strongest());
+        let mut queue = self.queue();
+        // In one step with the look at who is left: whoever drops the last handle from now on closes the log.
+        tell.asked = std::mem::take(&mut queue.close_asked);
+        let ends = queue.closed || queue.failure.is_some() || queue.abandoned;
+        let ends = ends || planted::on("failed_close_ends_log");
+        drop(queue);
+        if ends {
+            self.give_up();
+            self.idle.stop();
+            // This thread ends now: whoever drops the last handle need not wait for those who are told here.
+            drop(self.owner.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+        tell.outcome = Some(result);
+        ends
+    }
+
+    fn strongest(&self) -> Effect {
+        if self.is_durable { Effect::Durable } else { Effect::Flushed }
+    }
+
+    /// Closes a log that cannot be sealed: it is poisoned, or nobody is left who would try again. What is in flight
+    /// ends first. Does nothing where it is closed.
     fn give_up(&self) {
         loop {
             let mut queue = self.queue();
-            if queue.failure.is_some() || (!queue.submitting && queue.flights.is_empty()) {
+            if queue.closed || queue.failure.is_some() || (!queue.submitting && queue.flights.is_empty()) {
                 queue.closed = true;
                 drop(self.tell(queue));
                 return self.let_go();
@@ -81,29 +137,26 @@ impl<D: Directory + ?Sized> Committer<D> {
 
 impl<D: Directory + ?Sized + 'static> Committer<D> {
     /// Has the log's thread close the log.
-    pub fn begin_close(self: &Arc<Self>) -> PersistenceResult<()> {
+    pub fn begin_close(self: &Arc<Self>) -> PersistenceResult<Arc<Asked>> {
         self.home.check()?;
         self.queue().check()?;
         self.start_owner()?;
+        let asked = Arc::new(Asked { home: self.home, told: Mutex::default() });
         let mut queue = self.queue();
-        queue.close_wanted = true;
+        // Looked at once more, with the lock: the thread of a log that is open does not end before it has seen this.
+        if !planted::on("close_asks_unchecked") {
+            queue.check()?;
+        }
+        if queue.is_owner() {
+            // In an observer or a callback on that very thread.
+            drop(queue);
+            asked.tell(self.close());
+            return Ok(asked);
+        }
+        queue.close_asked.push(Arc::clone(&asked));
         let owner = queue.owner.as_ref().map(|owner| owner.thread.clone());
         drop(queue);
         owner.into_iter().for_each(|owner| owner.unpark());
-        Ok(())
-    }
-}
-
-impl<D: Directory + ?Sized> Closed for Committer<D> {
-    fn poll_closed(&self, context: &Context<'_>) -> Poll<PersistenceResult<()>> {
-        self.home.check()?;
-        let mut closing = self.closing();
-        if let Some(outcome) = &closing.outcome {
-            return Poll::Ready(outcome.clone());
-        }
-        if !closing.wakers.iter().any(|known| known.will_wake(context.waker())) {
-            closing.wakers.push(context.waker().clone());
-        }
-        Poll::Pending
+        Ok(asked)
     }
 }

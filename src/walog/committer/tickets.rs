@@ -104,9 +104,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         let mut queue = self.queue();
         loop {
             let wanted = queue.wanted_entry_id;
-            if queue.close_wanted {
+            if !queue.close_asked.is_empty() {
                 drop(queue);
-                return self.close_as_asked();
+                if self.close_as_asked() {
+                    return;
+                }
+                queue = self.queue();
+                continue;
             }
             if queue.owner.as_ref().is_some_and(|owner| owner.stop) {
                 return;
@@ -202,6 +206,11 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
         let mut queue = self.queue();
         if let Some(outcome) = queue.outcome(entry_id, Effect::Durable, seen) {
             return Poll::Ready(outcome);
+        }
+        if queue.is_owner() {
+            // In an observer or a callback on the log's own thread: nobody else would drive.
+            drop(queue);
+            return Poll::Ready(Committer::wait(self, entry_id, Effect::Durable));
         }
         if !key.is_some_and(|key| queue.waiters.renew(entry_id, key, context.waker())) {
             *key = Some(queue.waiters.add(entry_id, Wake::Task(context.waker().clone())));

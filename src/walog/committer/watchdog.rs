@@ -5,7 +5,7 @@
 //!
 //! Observers, recorders and subscribers are called without any lock.
 
-use super::Committer;
+use super::{Committer, Guard};
 use crate::error::PersistenceResult;
 use crate::planted;
 use crate::storage::{CommitFile, Completion, Directory, Effect, Wait};
@@ -16,7 +16,7 @@ use crate::walog::telemetry::Begun;
 use std::time::Duration;
 
 impl<D: Directory + ?Sized> Committer<D> {
-    /// Collects one completion, however long that takes.
+    /// Collects one completion, however long that takes; none when it is time to look for slow commits.
     pub(super) fn collect(
         &self,
         file: &dyn CommitFile,
@@ -27,11 +27,24 @@ impl<D: Directory + ?Sized> Committer<D> {
                 return file.reap(Wait::Forever);
             };
             let left = at.saturating_sub(self.environment.elapsed());
-            if let Some(completion) = file.reap(Wait::AtMost(left))? {
-                return Ok(Some(completion));
+            let reaped = file.reap(Wait::AtMost(left))?;
+            if reaped.is_some() || !planted::on("observed_in_a_role") {
+                return Ok(reaped);
             }
             look_at = self.report_slow();
         }
+    }
+
+    /// Reports the commit that takes too long, while somebody else may go on waiting for it.
+    pub(super) fn look<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
+        let Some(slow) = queue.take_slow(self.environment.elapsed()) else { return queue };
+        let next = queue.next_driver();
+        drop(queue);
+        if let Some(next) = next {
+            next.unpark();
+        }
+        self.report(slow);
+        self.queue()
     }
 
     /// When a thread that waits has to look for slow commits.

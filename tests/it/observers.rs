@@ -1,0 +1,194 @@
+//! What observers of a shared log may do: whatever they are told of, they may use the log, and nobody waits for ever.
+
+use durability::PersistenceResult;
+use durability::storage::FlushPolicy;
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
+use durability::testing::sim::SimDisk;
+use durability::walog::{
+    PrepareAhead, SlowCommit, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+type Disk = FaultyDirectory<SimDisk>;
+type Wal = SyncWalWriter<(), Disk>;
+
+/// Long enough for any machine; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Append,
+    Flush,
+    Sync,
+    Rotate,
+    Slow,
+}
+
+const EVENTS: [Event; 5] = [Event::Append, Event::Flush, Event::Sync, Event::Rotate, Event::Slow];
+
+type Act = fn(Wal) -> PersistenceResult<()>;
+
+const ACTS: [(&str, Act); 8] = [
+    ("append", |wal| wal.append_bytes(b"observed").map(drop)),
+    ("append durably", |wal| wal.append_bytes_durable(b"observed").map(drop)),
+    ("flush", |wal| wal.append_bytes(b"observed").and_then(|_| wal.flush())),
+    ("sync", |wal| wal.append_bytes(b"observed").and_then(|_| wal.flush_and_sync())),
+    ("attest", |wal| wal.attest()),
+    ("await a ticket", |wal| pollster::block_on(wal.submit_bytes(b"observed")?).map(drop)),
+    ("close", |wal| wal.close()),
+    ("close without blocking", |wal| pollster::block_on(wal.close_async())),
+];
+
+/// Uses the log once, when it is told of something.
+struct Uses {
+    event: Event,
+    act: Act,
+    /// The handle, once it is to be used.
+    wal: Mutex<Option<Wal>>,
+    /// The device that stalls goes on when that was seen.
+    gate: Gate,
+    done: Mutex<mpsc::Sender<PersistenceResult<()>>>,
+}
+
+impl Uses {
+    fn told(&self, event: Event) {
+        if event != self.event {
+            return;
+        }
+        self.gate.open();
+        let handle = self.wal.lock().expect("no panic").take();
+        if let Some(wal) = handle {
+            let result = (self.act)(wal);
+            let _ = self.done.lock().expect("no panic").send(result);
+        }
+    }
+}
+
+impl WalObserver for Uses {
+    fn on_append(&self, _: u64) {
+        self.told(Event::Append);
+    }
+    fn on_flush(&self, _: u64) {
+        self.told(Event::Flush);
+    }
+    fn on_sync(&self, _: u64) {
+        self.told(Event::Sync);
+    }
+    fn on_segment_rotate(&self, _: u64, _: u64) {
+        self.told(Event::Rotate);
+    }
+    fn on_slow_commit(&self, _: &SlowCommit) {
+        self.told(Event::Slow);
+    }
+}
+
+/// A log with one entry, whose observer will use it.
+fn observed(event: Event, act: Act) -> (SimDisk, Wal, Arc<Uses>, mpsc::Receiver<PersistenceResult<()>>) {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let options = WalOptions {
+        // Each commit rotates.
+        segment_bytes_max: 1,
+        preallocate_bytes: 0,
+        prepare_ahead: PrepareAhead::Never,
+        flush_policy: FlushPolicy::Manual,
+        slow_after: (event == Event::Slow).then_some(Duration::from_millis(1)),
+        ..WalOptions::default()
+    };
+    let mut single = WalWriter::open_with(Arc::new(faults.over(disk.clone())), options).expect("opens");
+    let (sender, done) = mpsc::channel();
+    let (wal, gate, done_sender) = (Mutex::new(None), Gate::new(), Mutex::new(sender));
+    let uses = Arc::new(Uses { event, act, wal, gate, done: done_sender });
+    single.set_observer(Arc::clone(&uses) as Arc<dyn WalObserver>);
+    let wal = Wal::from_writer(single).expect("shares");
+    wal.append_bytes_durable(b"first").expect("commits");
+    if event == Event::Slow {
+        // Of the commit, not of the segment's header.
+        faults.inject(At::after_of(Operation::Complete, 2), Fault::Stall(uses.gate.clone()));
+    }
+    (disk, wal, uses, done)
+}
+
+fn entries(disk: &SimDisk) -> u64 {
+    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
+    reader.replay_bytes(WalReplayMode::Strict).expect("the log was sealed").len() as u64
+}
+
+#[test]
+fn an_observer_may_use_the_log_whatever_it_is_told_of() {
+    for event in EVENTS {
+        for (name, act) in ACTS {
+            for by_ticket in [false, true] {
+                let case = format!("{name} when told of {event:?}, by a ticket: {by_ticket}");
+                let (disk, wal, uses, done) = observed(event, act);
+                *uses.wal.lock().expect("no panic") = Some(wal.clone());
+                let committing = std::thread::spawn(move || {
+                    if by_ticket {
+                        return pollster::block_on(wal.submit_bytes(b"second").expect("is accepted"));
+                    }
+                    wal.append_bytes_durable(b"second")
+                });
+                let used = done.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it hangs: {case}"));
+                used.unwrap_or_else(|error| panic!("{case}: {error}"));
+                let committed = committing.join().expect("ends");
+                assert_eq!(committed.unwrap_or_else(|error| panic!("{case}: {error}")), 2, "{case}");
+                assert!(entries(&disk) >= 2, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_observer_may_drop_the_last_handle() {
+    for event in [Event::Flush, Event::Sync, Event::Rotate, Event::Slow] {
+        let (gone, is_gone) = mpsc::channel();
+        let is_gone = Mutex::new(is_gone);
+        let (disk, wal, uses, done) = observed(event, |wal| {
+            drop(wal);
+            Ok(())
+        });
+        let ticket = {
+            // The observer is not told before its handle is the only one.
+            let mut slot = uses.wal.lock().expect("no panic");
+            let ticket = wal.submit_bytes(b"second").expect("is accepted");
+            *slot = Some(wal);
+            ticket
+        };
+        let waiting = std::thread::spawn(move || {
+            let outcome = pollster::block_on(ticket);
+            let _ = gone.send(());
+            outcome
+        });
+        let used = done.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it hangs: told of {event:?}"));
+        used.expect("drops");
+        is_gone.lock().expect("no panic").recv_timeout(PATIENCE).expect("the ticket resolves");
+        assert_eq!(waiting.join().expect("ends").expect("is durable"), 2, "{event:?}");
+        assert_eq!(entries(&disk), 2, "{event:?}");
+    }
+}
+
+/// While an observer of a slow commit dawdles, others collect that commit.
+#[test]
+fn nobody_waits_for_an_observer_of_a_slow_commit() {
+    static DAWDLES: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>> = Mutex::new(None);
+    let ((begins, has_begun), (ends, may_end)) = (mpsc::channel(), mpsc::channel());
+    *DAWDLES.lock().expect("no panic") = Some((begins, may_end));
+    let (_, wal, uses, done) = observed(Event::Slow, |_| {
+        let (begins, may_end) = DAWDLES.lock().expect("no panic").take().expect("once");
+        begins.send(()).expect("the test waits");
+        may_end.recv().expect("the test says when");
+        Ok(())
+    });
+    *uses.wal.lock().expect("no panic") = Some(wal.clone());
+    let (told, committed) = mpsc::channel();
+    let ticket = wal.submit_bytes(b"second").expect("is accepted");
+    ticket.on_durable(move |outcome| drop(told.send(outcome)));
+    // The log's own thread is the only one that waits, and so the one that reports.
+    has_begun.recv_timeout(PATIENCE).expect("it is reported");
+    let waits = std::thread::spawn(move || wal.append_bytes_durable(b"third"));
+    let committed = committed.recv_timeout(PATIENCE);
+    ends.send(()).expect("the observer is still at it");
+    assert_eq!(committed.expect("somebody else collects it").expect("is durable"), 2);
+    assert_eq!(waits.join().expect("ends").expect("commits"), 3);
+    done.recv_timeout(PATIENCE).expect("it ends").expect("it is well");
+}
