@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 mod damage;
 
+#[cfg(feature = "serde")]
+pub(crate) use damage::as_hex;
 pub use damage::{Check, Corruption, FormatProblem, Proof, TornEvidence, TornTail};
 
 /// The result of every fallible operation of this crate.

@@ -7,12 +7,14 @@
 )]
 
 use durability::FsDirectory;
+use durability::checkpoint::{CheckpointFile, CheckpointWriter};
 use durability::error::PersistenceResult;
 use durability::formats::header::{FileKind, Header, HeaderState, decode};
 use durability::inspect::Verdict;
+use durability::publish::CheckpointPublisher;
 use durability::recordlog::RecordLogWriter;
 use durability::storage::{FlushPolicy, SeededEnvironment};
-use durability::walog::{WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -379,6 +381,7 @@ fn inspect_has_the_documented_keys() {
         "unproven",
         "dropped",
         "files",
+        "checkpoints",
     ] {
         assert!(told.get(key).is_some(), "{key}: {told}");
     }
@@ -399,6 +402,141 @@ fn inspect_has_the_documented_keys() {
     for word in ["wal_1.log", "rotated", "unstarted", "spare", "attested to be durable through 9"] {
         assert!(table.contains(word), "{word}: {table}");
     }
+}
+
+/// Publishes a checkpoint of entries through `last` at `name`, in a log that is then closed.
+fn publish(root: &Path, names: &[&str]) {
+    let mut wal = open(root).expect("opens");
+    for name in names {
+        append(&mut wal, 3);
+        let publisher = CheckpointPublisher::new(directory(root)).keep(2);
+        let write = |writer: &mut CheckpointWriter<'_, FsDirectory>| writer.write_state(&[7; 3000]);
+        let last = wal.last_entry_id();
+        publisher.publish_with(&mut wal, last, name, write, |path| Ok(path.into())).expect("publishes");
+    }
+    wal.close().expect("closes");
+}
+
+#[test]
+fn checkpoints_beside_a_log_are_verified_and_held_against_it() {
+    let scratch = scratch();
+    let root = scratch.path().join("log");
+    fs::create_dir(&root).expect("creates");
+    publish(&root, &["state", "state"]);
+    // What is no checkpoint is none of it, whatever it is; nor is one of no log.
+    fs::write(root.join("notes.txt"), "notes").expect("writes");
+    fs::write(root.join(".tmp-1-1-state"), &fs::read(root.join("state")).expect("reads")[..600])
+        .expect("writes");
+    fs::create_dir(root.join("folder")).expect("creates");
+    let alone = CheckpointFile::new(directory(&root));
+    alone.write_bytes("alone", 1_000_000, b"of no log").expect("writes");
+    let sound = copy(&root, &scratch.path().join("sound"));
+    let told = json(&["verify"], &root);
+    assert_eq!((&told["verdict"], &told["exit_code"]), (&Value::from("clean"), &Value::from(0)), "{told}");
+    let found = |told: &Value| -> Vec<(String, String, u64, bool)> {
+        let each = told["checkpoints"].as_array().expect("checkpoints").iter().map(|each| {
+            let text = |key: &str| each[key].as_str().expect(key).to_owned();
+            let last = each["last_applied_entry_id"].as_u64().expect("an id");
+            (text("path"), text("verdict"), last, each["usable"].as_bool().expect("a word"))
+        });
+        each.collect()
+    };
+    let of = |path: &str, verdict: &str, last: u64, usable: bool| (path.into(), verdict.into(), last, usable);
+    let all = [
+        of("alone", "clean", 1_000_000, true),
+        of("state", "clean", 7, true),
+        of("state.1", "clean", 3, true),
+    ];
+    assert_eq!(found(&told), all);
+    assert_eq!(found(&json(&["inspect"], &root)), all);
+    let text = String::from_utf8(run(&["inspect"], &root).stdout).expect("text");
+    assert!(text.contains("checkpoint state.1: entries through 3, the log must reach 3"), "{text}");
+
+    // Any of them damaged: corruption, whichever it is; the log is still told of.
+    for (name, at) in [("state", 700), ("state.1", 700), ("state", 40), ("alone", 600)] {
+        let root = copy(&sound, &scratch.path().join(format!("{name}-{at}")));
+        change(root.join(name), |bytes| bytes[at] ^= 1);
+        for command in ["verify", "inspect"] {
+            let told = json(&[command], &root);
+            assert_eq!(
+                (&told["verdict"], &told["exit_code"]),
+                (&Value::from("corrupt"), &Value::from(4)),
+                "{told}"
+            );
+            assert_eq!(
+                (told["finding"]["path"].as_str(), told["last_entry_id"].as_u64()),
+                (Some(name), Some(8))
+            );
+            let usable: Vec<_> = found(&told).into_iter().filter(|each| each.3).map(|each| each.0).collect();
+            assert!(usable.len() == 2 && !usable.contains(&name.to_owned()), "{usable:?}");
+        }
+        assert_eq!(code(&["verify"], &root), 4);
+    }
+    // Its header is gone: by its name it is one all the same.
+    let root = copy(&sound, &scratch.path().join("zeroed"));
+    change(root.join("state"), |bytes| bytes[..512].fill(0));
+    let told = json(&["verify"], &root);
+    assert_eq!((told["verdict"].as_str(), told["exit_code"].as_u64()), (Some("foreign"), Some(4)), "{told}");
+    // A missing one is not missed.
+    let root = copy(&sound, &scratch.path().join("missing"));
+    ["state", "state.1"].iter().for_each(|name| fs::remove_file(root.join(name)).expect("removes"));
+    assert_eq!(json(&["verify"], &root)["exit_code"], 0);
+    // Of another log.
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).expect("creates");
+    let options = WalOptions { environment: Arc::new(SeededEnvironment::new(6)), ..options() };
+    let mut wal = Wal::open_with(directory(&other), options).expect("opens");
+    append(&mut wal, 20);
+    drop(wal);
+    copy_file(&sound.join("state"), &other.join("state"));
+    let told = json(&["verify"], &other);
+    assert_eq!(
+        (told["exit_code"].as_u64(), told["finding"]["path"].as_str()),
+        (Some(4), Some("state")),
+        "{told}"
+    );
+    assert!(told["text"].as_str().is_some_and(|text| text.contains("belongs to log")), "{told}");
+    let identities = &told["finding"]["check"]["Identity"];
+    assert_eq!(identities["found"], told["checkpoints"][0]["identity"], "text, as all identities: {told}");
+    // The log lost what one requires: what recovery with it says.
+    let root = copy(&sound, &scratch.path().join("shorter"));
+    let newest = json(&["inspect"], &root)["files"].as_array().map_or(0, Vec::len);
+    let mut lost = Vec::new();
+    for id in (1..=newest as u64 + 5).rev().filter(|id| segment(&root, *id).exists()).take(2) {
+        lost.push(id);
+        fs::remove_file(segment(&root, id)).expect("removes");
+    }
+    assert_eq!(lost.len(), 2);
+    for command in ["verify", "inspect"] {
+        assert_eq!(code(&[command], &root), 4, "{command}");
+    }
+    // The log begins behind it.
+    let root = copy(&sound, &scratch.path().join("behind"));
+    let mut wal = open(&root).expect("opens");
+    append(&mut wal, 20);
+    WalMaintenance::new(directory(&root)).truncate_prefix(20).expect("truncates");
+    wal.close().expect("closes");
+    let told = json(&["verify"], &root);
+    assert_eq!(told["exit_code"], 0);
+    assert_eq!(found(&told)[1..], [of("state", "clean", 7, false), of("state.1", "clean", 3, false)]);
+}
+
+/// A log that ends cleanly before what a checkpoint requires: only the checkpoint tells.
+#[test]
+fn a_log_that_lost_its_newest_segment_is_found_out_by_its_checkpoint() {
+    let scratch = scratch();
+    let root = scratch.path().join("log");
+    fs::create_dir(&root).expect("creates");
+    publish(&root, &["state"]);
+    let first = copy(&root, &scratch.path().join("first"));
+    publish(&root, &["state"]);
+    copy_file(&root.join("state"), &first.join("state"));
+    let told = json(&["verify"], &first);
+    assert_eq!((told["verdict"].as_str(), told["exit_code"].as_u64()), (Some("corrupt"), Some(4)), "{told}");
+    assert!(told["text"].as_str().is_some_and(|text| text.contains("state")), "{told}");
+    fs::remove_file(first.join("state")).expect("removes");
+    fs::remove_file(first.join("state.1")).unwrap_or(());
+    assert_eq!(json(&["verify"], &first)["verdict"], "clean");
 }
 
 #[test]

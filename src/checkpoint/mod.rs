@@ -27,6 +27,7 @@ pub struct CheckpointMeta {
     /// written, so a log that ends before has lost something.
     pub required_entry_id: u64,
     /// Identity of the log; 0 for a checkpoint that belongs to none.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::error::as_hex::identity"))]
     pub identity: u128,
 }
 

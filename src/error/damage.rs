@@ -137,8 +137,10 @@ pub enum Check {
     /// The file belongs to another log.
     Identity {
         /// Identity of this log.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "as_hex::identity"))]
         expected: u128,
         /// Identity in the file.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "as_hex::identity"))]
         found: u128,
     },
     /// A segment that others name is not there.
@@ -321,5 +323,19 @@ impl fmt::Display for TornEvidence {
                 f.write_str("undecidable: old content cannot be told from new in a recycled file")
             }
         }
+    }
+}
+
+/// Numbers that are names, as text: they do not fit the numbers of other languages.
+#[cfg(feature = "serde")]
+pub(crate) mod as_hex {
+    use serde::Serializer;
+
+    pub fn salt<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:016x}"))
+    }
+
+    pub fn identity<S: Serializer>(value: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:032x}"))
     }
 }

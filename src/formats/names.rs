@@ -30,6 +30,16 @@ pub fn checkpoint_generation_path(path: &str, generation: usize) -> String {
     if generation == 0 { path.to_owned() } else { format!("{path}.{generation}") }
 }
 
+/// The path beside which a checkpoint is kept, by the path of it or of an older one: the reverse of
+/// [`checkpoint_generation_path`].
+pub fn checkpoint_base(path: &str) -> &str {
+    let is_generation = |number: &str| number.parse::<usize>().is_ok_and(|found| found.to_string() == number);
+    match path.rsplit_once('.') {
+        Some((base, number)) if is_generation(number) && number != "0" => base,
+        _ => path,
+    }
+}
+
 /// What a name in the folder of a log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalName {
@@ -73,6 +83,13 @@ mod tests {
         {
             assert_eq!(parse_wal_name(suspect), WalName::Suspect, "{suspect}");
         }
+        for generation in [0, 1, 10] {
+            assert_eq!(
+                checkpoint_base(&checkpoint_generation_path("map.checkpoint", generation)),
+                "map.checkpoint"
+            );
+        }
+        assert_eq!(checkpoint_base("map.01"), "map.01");
         for other in [".lock", "wal_1.log.bak", "wal_1", "notes", ".tmp-1-1-wal_1.log"] {
             assert_eq!(parse_wal_name(other), WalName::Other, "{other}");
         }

@@ -1,6 +1,6 @@
 //! What is in the folder of a log: every file, what it is to the log, and what was read of it.
 
-use super::Verdict;
+use super::{CheckpointReport, Checkpoints, Verdict};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{FrameKind, Opening, Seal, SealReason};
 use crate::formats::header::Header;
@@ -59,13 +59,13 @@ impl Role {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct HeaderReport {
     /// The log that the file belongs to.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "super::as_hex::identity"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::error::as_hex::identity"))]
     pub identity: u128,
     /// This incarnation of the file.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "super::as_hex::salt"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::error::as_hex::salt"))]
     pub salt: u64,
     /// The incarnation before, where the file was not zeroed; else 0.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "super::as_hex::salt"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::error::as_hex::salt"))]
     pub previous_salt: u64,
     /// Segment id; 0 for other kinds.
     pub file_id: u64,
@@ -98,7 +98,7 @@ pub struct OpeningReport {
     /// Its id; 0 for none.
     pub predecessor_id: u64,
     /// Its salt; 0 for none.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "super::as_hex::salt"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::error::as_hex::salt"))]
     pub predecessor_salt: u64,
     /// Where it ends.
     pub predecessor_end: u64,
@@ -181,7 +181,7 @@ pub struct FileReport {
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LogInspection {
-    /// What the log is found to be.
+    /// What the log is found to be, with the checkpoints beside it.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub verdict: Verdict,
     /// The first entry that is there, or that comes first.
@@ -198,6 +198,8 @@ pub struct LogInspection {
     pub dropped: Vec<String>,
     /// Every file, by id; spares last.
     pub files: Vec<FileReport>,
+    /// The checkpoints that were looked at.
+    pub checkpoints: Vec<CheckpointReport>,
 }
 
 /// Looks at every file of the log in `directory` and reads all of it, with `scan_all` as in
@@ -206,8 +208,18 @@ pub fn inspect_log<D: Directory + ?Sized>(
     directory: &Arc<D>,
     scan_all: impl FnMut(&WalCheck<D>) -> SegmentScans,
 ) -> PersistenceResult<LogInspection> {
-    let (checked, end) = WalCheck::run(directory, scan_all);
+    inspect_log_beside(directory, Checkpoints::default(), scan_all)
+}
+
+/// [`inspect_log`], and holds the `checkpoints` that were read before against it.
+pub fn inspect_log_beside<D: Directory + ?Sized>(
+    directory: &Arc<D>,
+    checkpoints: Checkpoints,
+    scan_all: impl FnMut(&WalCheck<D>) -> SegmentScans,
+) -> PersistenceResult<LogInspection> {
+    let (checked, end) = WalCheck::run_requiring(directory, checkpoints.least_end(), scan_all);
     let verdict = Verdict::of_log(&end)?;
+    let (checkpoints, verdict) = checkpoints.held_against(&verdict, checked.as_ref());
     let end = end.ok();
     let files = list_files(directory.as_ref(), checked.as_ref())?;
     let first_entry_id = checked.as_ref().and_then(WalChecked::first_entry_id).unwrap_or(1);
@@ -219,6 +231,7 @@ pub fn inspect_log<D: Directory + ?Sized>(
         attested_entry_id: told(|end| end.attested_entry_id),
         closed: end.as_ref().is_some_and(|end| end.closed),
         files,
+        checkpoints,
         unproven: end.as_ref().map(|end| end.unproven.clone()).unwrap_or_default(),
         dropped: end.map(|end| end.dropped).unwrap_or_default(),
     })

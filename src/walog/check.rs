@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub struct WalCheck<D: Directory + ?Sized = dyn Directory> {
     directory: Arc<D>,
     chain: Chain,
+    /// What a checkpoint requires.
+    requirements: Requirements,
 }
 
 /// One segment, read to its end. What that end means, only [`WalCheck::run`] says.
@@ -36,7 +38,7 @@ impl<D: Directory + ?Sized> WalCheck<D> {
     /// log.
     pub fn begin(directory: Arc<D>) -> PersistenceResult<Self> {
         let chain = walk::read_chain(directory.as_ref(), None)?;
-        Ok(Self { directory, chain })
+        Ok(Self { directory, chain, requirements: Requirements::default() })
     }
 
     /// Reads the log with `scan_all`, which calls [`scan`](Self::scan) for every segment and returns the
@@ -46,11 +48,23 @@ impl<D: Directory + ?Sized> WalCheck<D> {
     /// torn tail is part of the answer, corruption is an error.
     pub fn run(
         directory: &Arc<D>,
+        scan_all: impl FnMut(&Self) -> SegmentScans,
+    ) -> (Option<WalChecked>, PersistenceResult<LogEnd>) {
+        Self::run_requiring(directory, None, scan_all)
+    }
+
+    /// [`run`](Self::run), of a log of which a checkpoint requires that it does not end before an entry: the
+    /// verdict is that of a recovery which knows the checkpoint.
+    pub fn run_requiring(
+        directory: &Arc<D>,
+        least_end: Option<(u64, String)>,
         mut scan_all: impl FnMut(&Self) -> SegmentScans,
     ) -> (Option<WalChecked>, PersistenceResult<LogEnd>) {
+        let requirements =
+            Requirements { log_expected: least_end.is_some(), least_end, ..Requirements::default() };
         for attempt in 0.. {
             let check = match Self::begin(Arc::clone(directory)) {
-                Ok(check) => check,
+                Ok(check) => Self { requirements: requirements.clone(), ..check },
                 Err(error) => return (None, Err(error)),
             };
             let scans = scan_all(&check);
@@ -105,7 +119,7 @@ impl<D: Directory + ?Sized> WalCheck<D> {
             Err(error) => return Err(error),
         }
         let ends = scans.into_iter().map(|scan| scan.map(|scan| scan.end));
-        walk::conclude_scans(self.directory.as_ref(), &self.chain, &Requirements::default(), ends)
+        walk::conclude_scans(self.directory.as_ref(), &self.chain, &self.requirements, ends)
     }
 
     /// Whether the log begins with another segment than it did.
@@ -128,6 +142,11 @@ impl WalChecked {
     /// How many segments the log has.
     pub fn segments(&self) -> usize {
         self.chain.segments.len()
+    }
+
+    /// The log's identity, where it has one.
+    pub fn identity(&self) -> Option<u128> {
+        self.chain.identity
     }
 
     /// Id of the first entry that is there, or of the one that comes first; `None` without a segment.

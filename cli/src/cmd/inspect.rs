@@ -1,10 +1,12 @@
 //! `durability inspect`: what is in a log's folder, or in one file.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, size, unless_closed};
+use super::look::{
+    EXIT_CODES, Named, Reading, Target, checkpoints, exit_code, progress, size, unless_closed,
+};
 use super::verify::kind_name;
 use durability::formats::frame::SealReason;
-use durability::inspect::{self, Dump, FileInspection, FileReport, LogInspection, Role};
+use durability::inspect::{self, CheckpointReport, Dump, FileInspection, FileReport, LogInspection, Role};
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 /// Arguments of `durability inspect`.
 #[derive(clap::Args)]
 #[command(after_help = format!("For a directory: every segment with its entries, watermark, seal and sizes, files \
-    that are prepared, left behind or spare, and the verdict about the log. For a file: its header, contents and \
+    that are prepared, left behind or spare, the checkpoints beside them, and the verdict about all of it. For a file: its header, contents and \
     verdict; with --hex every field of it with its offset, as docs/format.md has them.\n\nTakes no lock and changes \
     nothing; a writer may be at work.\n\nColumns: `attested` is the highest entry that anything in the file attests \
     to be durable; `used` is where the last good frame ends; `rest` is what stands behind it.\n\nExamples:\n  \
@@ -59,9 +61,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Err(super::look::Usage("--hex wants a file, not a directory".to_owned()).into());
         }
         Target::Log(directory) => {
+            let found = checkpoints(&directory, arguments.named.json)?;
             let bar = progress(arguments.named.json);
-            let inspection =
-                inspect::inspect_log(&directory, |check| arguments.reading.scan_all(check, &bar))?;
+            let inspection = inspect::inspect_log_beside(&directory, found, |check| {
+                arguments.reading.scan_all(check, &bar)
+            })?;
             bar.finish_and_clear();
             unless_closed(print_log(arguments, &inspection, &mut out))?;
             exit_code(&inspection.verdict)
@@ -115,6 +119,9 @@ fn print_log(arguments: &Arguments, inspection: &LogInspection, out: &mut dyn Wr
     for file in &inspection.files {
         writeln!(out, "{}", line(file).trim_end())?;
     }
+    for checkpoint in &inspection.checkpoints {
+        writeln!(out, "{}", checkpoint_line(checkpoint))?;
+    }
     for path in &inspection.dropped {
         writeln!(out, "behind the tear: {path}, whose contents no mode returns")?;
     }
@@ -139,6 +146,18 @@ fn print_log(arguments: &Arguments, inspection: &LogInspection, out: &mut dyn Wr
     }
     writeln!(out, "{}", inspection.verdict)?;
     Ok(())
+}
+
+/// A checkpoint, for people.
+pub fn checkpoint_line(checkpoint: &CheckpointReport) -> String {
+    let CheckpointReport { path, last_applied_entry_id: last, required_entry_id: required, .. } = checkpoint;
+    match checkpoint.usable {
+        true => format!("checkpoint {path}: entries through {last}, the log must reach {required}"),
+        false if checkpoint.verdict.is_accepted() => {
+            format!("checkpoint {path}: entries through {last}, which the log does not reach back to")
+        }
+        false => format!("checkpoint {path}: {}", checkpoint.verdict),
+    }
 }
 
 /// Why a seal was written, for people.

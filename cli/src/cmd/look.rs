@@ -5,7 +5,7 @@ use super::Failure;
 use crate::{CORRUPT, TORN, USAGE};
 use durability::error::{FormatProblem, PersistenceError};
 use durability::formats::header::FileKind;
-use durability::inspect::{self, Verdict};
+use durability::inspect::{self, Checkpoints, Verdict};
 use durability::walog::{SegmentScans, WalCheck};
 use durability::{Directory, FsDirectory};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -91,6 +91,26 @@ impl Target {
         };
         Ok(Self::File { directory, name: name.to_owned(), kind })
     }
+}
+
+/// Reads the checkpoints that lie beside a log. Only regular files are opened: opening something else may block.
+pub fn checkpoints(directory: &FsDirectory, quiet: bool) -> Result<Checkpoints, Failure> {
+    let wal = directory.file_path("wal");
+    let Some(root) = wal.as_deref().and_then(Path::parent) else { return Ok(Checkpoints::default()) };
+    let (mut files, mut bytes) = (Vec::new(), 0);
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+            files.push(name);
+            bytes += metadata.len();
+        }
+    }
+    let bar = progress(quiet);
+    bar.set_length(bytes);
+    let found = Checkpoints::read(directory, &files, &mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    Ok(found?)
 }
 
 /// A verdict as an exit code.

@@ -144,7 +144,7 @@ fn repair_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<Exi
     let repair = Repair::of_log(Arc::clone(directory), keep, scan_all)?;
     bar.finish_and_clear();
     apply(arguments, repair, "log", &mut || {
-        let (_, _, end) = check_log(directory, &arguments.reading, arguments.named.json);
+        let (_, _, end) = check_log(directory, &arguments.reading, None, arguments.named.json);
         Ok(Verdict::of_log(&end)?)
     })
 }

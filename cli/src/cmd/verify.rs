@@ -1,11 +1,12 @@
 //! `durability verify`: reads everything and says what it is, as an exit code.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, exit_code, progress, say, size};
+use super::inspect::checkpoint_line;
+use super::look::{EXIT_CODES, Named, Reading, Target, checkpoints, exit_code, progress, say, size};
 use durability::FsDirectory;
 use durability::error::PersistenceResult;
 use durability::formats::header::FileKind;
-use durability::inspect::{FileInspection, Verdict, inspect_file};
+use durability::inspect::{CheckpointReport, FileInspection, Verdict, inspect_file};
 use durability::walog::{LogEnd, WalCheck, WalChecked};
 use serde::Serialize;
 use std::path::Path;
@@ -16,7 +17,9 @@ use std::sync::Arc;
 #[derive(clap::Args)]
 #[command(after_help = format!("Reads every byte of a log that counts, also in segments that opening would not \
     read again because later ones attest them; the segments are read side by side. The verdict is the one that \
-    replaying the log from its first entry on reaches, and opening reaches it too as far as it reads. Of a file it \
+    replaying the log from its first entry on reaches, and opening reaches it too as far as it reads. The \
+    checkpoints that lie in the directory are read too: one that is damaged, of another log, or that requires more \
+    than the log has, is corruption; one that is missing is not missed. Of a file it \
     is the file's own: a segment is looked at as if it were the newest of its log.\n\nTakes no lock and changes \
     nothing; a writer may be at work.\n\nExamples:\n  durability verify /var/lib/db\n  durability verify \
     /var/lib/db/checkpoint --json\n  durability verify /var/lib/db || durability repair /var/lib/db\n\n{EXIT_CODES}"))]
@@ -42,6 +45,7 @@ struct Report<'a> {
     closed: bool,
     segments: usize,
     file_bytes: u64,
+    checkpoints: &'a [CheckpointReport],
     threads: usize,
 }
 
@@ -63,11 +67,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 pub fn check_log(
     directory: &Arc<FsDirectory>,
     reading: &Reading,
+    least_end: Option<(u64, String)>,
     quiet: bool,
 ) -> (Option<WalChecked>, u64, PersistenceResult<LogEnd>) {
     let bar = progress(quiet);
     let mut file_bytes = 0;
-    let (checked, end) = WalCheck::run(directory, |check| {
+    let (checked, end) = WalCheck::run_requiring(directory, least_end, |check| {
         file_bytes = check.file_bytes();
         reading.scan_all(check, &bar)
     });
@@ -76,8 +81,10 @@ pub fn check_log(
 }
 
 fn verify_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<ExitCode, Failure> {
-    let (checked, file_bytes, end) = check_log(directory, &arguments.reading, arguments.named.json);
-    let verdict = Verdict::of_log(&end)?;
+    let quiet = arguments.named.json;
+    let found = checkpoints(directory, quiet)?;
+    let (checked, file_bytes, end) = check_log(directory, &arguments.reading, found.least_end(), quiet);
+    let (checkpoints, verdict) = found.held_against(&Verdict::of_log(&end)?, checked.as_ref());
     let end = end.ok();
     report(
         arguments,
@@ -93,6 +100,7 @@ fn verify_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<Exi
             closed: end.as_ref().is_some_and(|end| end.closed),
             segments: checked.as_ref().map_or(0, WalChecked::segments),
             file_bytes,
+            checkpoints: &checkpoints,
             threads: arguments.reading.threads(),
         },
     )
@@ -115,6 +123,7 @@ fn verify_file(arguments: &Arguments, inspection: &FileInspection) -> Result<Exi
             closed: contents.is_some_and(|contents| contents.seal.is_some()),
             segments: usize::from(inspection.kind == FileKind::Segment),
             file_bytes: inspection.file.file_bytes,
+            checkpoints: &[],
             threads: 1,
         },
     )
@@ -155,6 +164,9 @@ fn report(arguments: &Arguments, report: &Report<'_>) -> Result<ExitCode, Failur
             report.kind.replace('_', " "),
             size(report.file_bytes)
         ))?,
+    }
+    for checkpoint in report.checkpoints {
+        say(format_args!("{}", checkpoint_line(checkpoint)))?;
     }
     if report.verdict.is_accepted() && *report.verdict != Verdict::Clean {
         say(format_args!(
