@@ -110,16 +110,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Chosen::Std => Backend::Std,
         Chosen::IoUring => Backend::IoUring,
     };
-    let open = |name: &str, options: WalOptions| -> Result<Log, Failure> {
+    let open = |name: &str, options: WalOptions| -> Result<(Log, Backend), Failure> {
         std::fs::create_dir(folder.path().join(name))?;
         let opened = backend.open_with(folder.path().join(name), BackendOptions::default())?;
         let log = Log::configure(opened.directory, options)?;
         // Makes the first segment.
         log.append_bytes_durable(&[1])?;
-        Ok(log)
+        Ok((log, opened.chosen))
     };
     let prepare_ahead = if arguments.inline { PrepareAhead::Never } else { PrepareAhead::Auto };
-    let rotating = open(
+    let (rotating, chosen) = open(
         "rotating",
         WalOptions {
             segment_bytes_max: arguments.segment_bytes,
@@ -134,7 +134,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (mut rss_start_kib, mut slices) = (None, 0);
     while began.elapsed().as_secs() < arguments.seconds {
         moving.add(slice(&rotating, arguments, true)?);
-        let other = open(
+        let (other, _) = open(
             &format!("still-{slices}"),
             WalOptions {
                 segment_bytes_max: arguments.still_bytes,
@@ -153,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let (moving, still) = (moving.arm(), still.arm());
     let report = Report {
-        backend: rotating.directory().backend_name(),
+        backend: chosen.name(),
         strategy: rotating.active_strategy().map_or("none", |active| active.strategy.name()),
         seconds: began.elapsed().as_secs_f64(),
         committers: arguments.committers,
