@@ -112,6 +112,7 @@ prepared_newest_first | it | rotation::segments_are_taken_in_the_order_of_their_
 switch_without_sync | it | power_cut::no_power_cut_beside_the_making_of_segments_loses_or_invents_anything
 remove_named_successor | it | rotation::the_successor_that_a_seal_names_stays_until_the_log_has_gone_on
 fence_unchecked | it | rotation::a_writer_whose_lock_or_segment_was_taken_away_says_so_and_writes_no_more
+spare_before_its_seal | it | rotation::a_file_whose_seal_is_still_to_come_serves_no_other_segment
 forget_seal_failure | it | rotation::a_seal_that_fails_beside_later_commits_poisons_and_loses_nothing
 skip_reserve | it | rotation::a_segment_that_grows_asks_for_space_before_it_writes
 ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_stays_readable

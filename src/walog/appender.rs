@@ -10,7 +10,8 @@
 
 use super::making::Prepared;
 use super::open::{
-    await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder, remove_unstarted,
+    OpenMode, await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder,
+    remove_unstarted,
 };
 use super::options::{WalObserver, WalOptions, observed};
 use super::pool::{Obtained, Pool, Retired};
@@ -36,20 +37,6 @@ use std::time::Duration;
 #[cfg(durability_planted)]
 #[path = "appender_planted.rs"]
 mod planted_resumption;
-
-/// How a log is to be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpenMode {
-    /// There must be no segment yet.
-    New,
-    /// Continue the log, or begin one.
-    NewOrExisting,
-    /// There must be a log. A torn tail is accepted if asked for.
-    Existing {
-        /// Whether a torn tail is accepted.
-        accept_torn: bool,
-    },
-}
 
 /// The writing end of a log.
 pub(crate) struct Appender<D: Directory + ?Sized> {
@@ -436,7 +423,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let is_left = current.reserved > end + PREPARE_CHUNK_BYTES as u64;
         let cut = (is_left && self.options.recycle_capacity == 0).then_some(end);
         let (file, path, offset) = (Arc::clone(&current.file), current.path.clone(), current.offset);
-        Some(Retired { file, path, seal, offset, effect: self.effect(), cut })
+        Some(Retired { id: current.id, file, path, seal, offset, effect: self.effect(), cut })
     }
 
     /// The current segment is full, and all of it durable: what follows is written to `next`.
@@ -451,10 +438,9 @@ impl<D: Directory + ?Sized> Appender<D> {
             predecessor_last_entry_id: self.flushed_entry_id,
         };
         self.pool.enter(&next, retired)?;
-        let next = self.current_in(next, opening);
-        tracing::debug!(sealed = sealed_id, current = next.id, "the log goes on in a new segment");
         let next_id = next.id;
-        self.current = Some(next);
+        self.current = Some(self.current_in(next, opening));
+        tracing::debug!(sealed = sealed_id, current = next_id, "the log goes on in a new segment");
         self.rotations.rotated();
         if let Some(observer) = &self.observer {
             observed(|| observer.on_segment_rotate(sealed_id, next_id));

@@ -73,6 +73,8 @@ pub(super) struct Making {
     id: u64,
     salt: u64,
     path: String,
+    /// Files of segments before this one may serve again.
+    spares_below: u64,
     /// The file that served before and becomes the segment.
     spare: Option<String>,
     file: Option<Box<dyn CommitFile>>,
@@ -94,7 +96,13 @@ enum Stage {
 impl Making {
     pub fn new(recipe: Recipe, id: u64, salt: u64) -> Self {
         let (spare, file, zeros) = (None, None, CommitBuffer::new());
-        Self { recipe, id, salt, path: names::segment_path(id), spare, file, stage: Stage::Open, zeros }
+        let (path, stage, spares_below) = (names::segment_path(id), Stage::Open, u64::MAX);
+        Self { recipe, id, salt, path, spares_below, spare, file, stage, zeros }
+    }
+
+    /// No file serves again that served a segment from this one on.
+    pub fn spares_below(&mut self, id: u64) {
+        self.spares_below = id;
     }
 
     /// How much of it is zero-filled, and how much will be, in bytes.
@@ -150,7 +158,7 @@ impl Making {
             // Without it, or when it cannot be used, a new file is made.
             self.recipe.recycle = false;
             let (_, spares) = catalogue::list_names(directory)?;
-            if let Some(number) = spares.first() {
+            if let Some(number) = spares.iter().find(|number| **number < self.spares_below) {
                 self.spare = Some(names::spare_path(*number));
                 return self.open_spare(directory);
             }

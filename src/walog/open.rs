@@ -1,6 +1,5 @@
 //! What opening a log does before there is a writer: the folder, the locks, the end of what is there.
 
-use super::appender::OpenMode;
 use super::catalogue::{self, Chain};
 use super::options::WalOptions;
 use super::walk::{self, LastSegment, LogEnd, Requirements};
@@ -12,6 +11,20 @@ use crate::framing::FrameReader;
 use crate::planted;
 use crate::storage::Directory;
 use std::time::Duration;
+
+/// How a log is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenMode {
+    /// There must be no segment yet.
+    New,
+    /// Continue the log, or begin one.
+    NewOrExisting,
+    /// There must be a log. A torn tail is accepted if asked for.
+    Existing {
+        /// Whether a torn tail is accepted.
+        accept_torn: bool,
+    },
+}
 
 pub(super) fn prepare_folder<D: Directory + ?Sized>(directory: &D, how: OpenMode) -> PersistenceResult<()> {
     if matches!(how, OpenMode::Existing { .. }) && catalogue::list_names(directory)?.0.is_empty() {

@@ -72,8 +72,21 @@ struct State {
     current: Option<(u64, u64)>,
 }
 
+impl State {
+    /// Files of segments before this one are sealed. A file that waits for its seal may be one that truncation
+    /// offers for reuse, at any time; spare files keep the ids of their segments.
+    fn sealed_below(&self) -> u64 {
+        if planted::on("spare_before_its_seal") {
+            return u64::MAX;
+        }
+        let retired = self.retired.iter().map(|retired| retired.id).min();
+        retired.or(self.current.map(|(id, _)| id)).unwrap_or(u64::MAX)
+    }
+}
+
 /// A full segment, all of whose entries are durable, and its seal.
 pub(super) struct Retired {
+    pub id: u64,
     pub file: Arc<dyn CommitFile>,
     pub path: String,
     pub seal: CommitBuffer,
@@ -213,12 +226,7 @@ impl<D: Directory + ?Sized> Pool<D> {
             }
             let job = match state.job.take() {
                 Some(job) => job,
-                None => {
-                    // A file that waits for its seal may be one that truncation offers for reuse.
-                    let recycle = state.retired.is_empty();
-                    let recipe = Recipe::now(options, self.identity, self.is_durable);
-                    self.new_job(&mut state, Recipe { recycle: recycle && recipe.recycle, ..recipe })
-                }
+                None => self.new_job(&mut state, Recipe::now(options, self.identity, self.is_durable)),
             };
             let (again, made) = self.make_whole(state, job);
             state = again;
@@ -242,6 +250,7 @@ impl<D: Directory + ?Sized> Pool<D> {
         mut job: Making,
     ) -> (MutexGuard<'a, State>, PersistenceResult<()>) {
         state.busy = true;
+        job.spares_below(state.sealed_below());
         drop(state);
         let role = Busy { pool: self };
         let made = self.check_current().and_then(|()| {
@@ -296,7 +305,7 @@ impl<D: Directory + ?Sized> Pool<D> {
     }
 
     fn seal(&self, retired: Retired) -> PersistenceResult<()> {
-        let Retired { file, path, seal, offset, effect, cut } = retired;
+        let Retired { file, path, seal, offset, effect, cut, .. } = retired;
         let range = 0..seal.len();
         match file.commit(Commit { id: 0, offset, buffer: seal, range, effect }).0 {
             Ok(()) => {}
@@ -328,10 +337,11 @@ impl<D: Directory + ?Sized> Pool<D> {
             return None;
         }
         let recipe = state.ahead;
-        let job = match state.job.take() {
+        let mut job = match state.job.take() {
             Some(job) => job,
             None => self.new_job(state, recipe),
         };
+        job.spares_below(state.sealed_below());
         if unpaced || state.paced_by_bytes == 0 || self.is_due(state.paced_by_bytes, &job) {
             return Some(Work::Make(job));
         }

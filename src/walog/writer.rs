@@ -1,6 +1,7 @@
 //! The single-owner writer.
 
-use super::appender::{Appender, OpenMode};
+use super::appender::Appender;
+use super::open::OpenMode;
 use super::options::{WalObserver, WalOptions};
 use super::walk::LogEnd;
 use crate::codec::Codec;

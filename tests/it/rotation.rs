@@ -2,7 +2,7 @@
 
 use crate::power_cut::{check, payload};
 use durability::storage::{FlushPolicy, SeededEnvironment};
-use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
+use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{
     PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalObserver, WalOptions, WalReader,
@@ -11,6 +11,7 @@ use durability::walog::{
 use durability::{Directory, FsDirectory, PersistenceError};
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
@@ -350,4 +351,47 @@ fn a_thread_keeps_segments_ready_and_leaves_nothing_behind() {
     assert_eq!(chain.last().map(|last| last.end_entry_id), Some(400));
     let opened = WalWriter::<(), FsDirectory>::open(directory).expect("opens");
     assert_eq!(opened.last_entry_id(), 400);
+}
+
+/// A full segment waits for its seal and is truncated meanwhile. Whoever looks for a spare file just then leaves that
+/// one alone: with no lock on files, as on Windows, its seal would land in the segment that it became.
+#[test]
+fn a_file_whose_seal_is_still_to_come_serves_no_other_segment() {
+    let (options, hand) = options();
+    let (recycle_capacity, prepared_segments_min) = (1, 2);
+    let options = WalOptions { segment_bytes_max: 4096, recycle_capacity, prepared_segments_min, ..options };
+    let (disk, faults, wal) = open(options);
+    let fill = |segment: u64| {
+        while wal.rotations() < segment - 1 {
+            wal.append_bytes_durable(&[9; 1700]).expect("commits");
+        }
+    };
+    let spares = || -> Vec<_> {
+        let calls = faults.trace().into_iter().filter(|(_, path)| path == "wal/spare_1.log");
+        calls.map(|(operation, _)| operation).collect()
+    };
+    let (gate, stop) = (Gate::new(), AtomicBool::new(false));
+    // One segment is made ahead; the next is begun, and whoever makes it is about to look for a spare file.
+    faults.inject(At::after_of(Operation::ListDir, 1), Fault::Hold(gate.clone()));
+    std::thread::scope(|scope| {
+        scope.spawn(|| while !stop.load(Ordering::SeqCst) && hand.step() {});
+        gate.wait_until_held();
+        fill(2);
+        wal.append_bytes_durable(b"small").expect("attests that the newest is durable");
+        let maintenance = WalMaintenance::new(Arc::clone(wal.directory()));
+        let truncated = maintenance.truncate_to_recycle(wal.durable_entry_id(), 1).expect("truncates");
+        assert_eq!(truncated, 1, "its seal is still to be written");
+        stop.store(true, Ordering::SeqCst);
+        gate.open();
+    });
+    assert_eq!(spares(), [Operation::Rename], "it was made a spare, and left alone");
+    // Whoever needs a segment finishes the one that was begun, and leaves it alone as well.
+    fill(4);
+    assert_eq!(spares(), [Operation::Rename]);
+    all(&hand);
+    fill(6);
+    assert!(!disk.list_dir("wal").expect("lists").contains(&"spare_1.log".to_owned()), "it serves again");
+    assert!(!spares().contains(&Operation::Delete), "{:?}", spares());
+    wal.close().expect("closes");
+    WalMaintenance::new(Arc::new(disk)).segment_ranges_strict().expect("ends cleanly");
 }
