@@ -4,6 +4,7 @@
 
 use crate::support::skip;
 use durability::backends::{Backend, io_uring_support};
+use durability::checkpoint::CheckpointFile;
 use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
 use durability::recover::{RecoveryOptions, recover_with_wal};
 use durability::walog::{WalOptions, WalReader, WalReplayMode, WalWriter};
@@ -142,6 +143,59 @@ fn a_record_log_that_is_none_is_refused_and_not_written() {
         let appended = RecordLogWriter::new(Arc::clone(&directory), "records").append_bytes(b"x");
         assert!(matches!(appended, Err(PersistenceError::Format { .. })), "{appended:?}");
         assert_eq!(std::fs::read(root.path().join("records")).expect("reads"), contents);
+    }
+}
+
+/// In the place of a checkpoint that is needed: named by recovery, by publishing's reader and by looking inside, never
+/// taken for none.
+#[test]
+fn what_is_no_checkpoint_is_named_where_one_is_expected() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    make(root.path());
+    let segment = std::fs::read(root.path().join("wal/wal_1.log")).expect("reads");
+    let directory = FsDirectory::arc(root.path()).expect("opens");
+    CheckpointFile::new(Arc::clone(&directory)).write_bytes("whole", 3, &[1; 700]).expect("writes");
+    let whole = std::fs::read(root.path().join("whole")).expect("reads");
+    let mut later = whole.clone();
+    later[8] = 2;
+    let crc = crc32fast_of(&later[..508]);
+    later[508..512].copy_from_slice(&crc.to_le_bytes());
+    let bad: [(&str, Option<&[u8]>); 7] = [
+        ("an empty file", Some(&[])),
+        ("zeros", Some(&[0; 2000])),
+        ("a foreign file", Some(&[b'x'; 3000])),
+        ("a segment", Some(&segment)),
+        ("a later version", Some(&later)),
+        ("half of one", Some(&whole[..whole.len() / 2])),
+        ("a directory", None),
+    ];
+    for backend in backends() {
+        for (what, contents) in bad {
+            let place = root.path().join("state");
+            match contents {
+                Some(bytes) => std::fs::write(&place, bytes).expect("writes"),
+                None => std::fs::create_dir(&place).expect("makes"),
+            }
+            let before = everything(root.path());
+            let directory = backend.open(root.path()).expect("opens").directory;
+            let options = RecoveryOptions::best_effort().or_new();
+            let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+                Arc::clone(&directory),
+                Some("state"),
+                options,
+                |checkpoint| checkpoint.unwrap_or(0),
+                |sum, _, number| *sum += number,
+            );
+            let error = recovered.map(|recovered| recovered.last_entry_id).expect_err(what);
+            assert!(!error.is_not_found(), "{backend}, {what}: {error}");
+            assert!(
+                !matches!(error, PersistenceError::MissingCheckpoint { .. }),
+                "{backend}, {what}: {error}"
+            );
+            assert!(error.to_string().contains("state"), "{backend}, {what} is named: {error}");
+            assert_eq!(everything(root.path()), before, "{backend}, {what}");
+            let _ = std::fs::remove_dir(&place).or_else(|_| std::fs::remove_file(&place));
+        }
     }
 }
 
