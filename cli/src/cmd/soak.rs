@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Truncated segments that are kept for reuse.
     #[arg(long, default_value_t = 2)]
     recycle: usize,
+    /// Segments that are kept ready at least.
+    #[arg(long, default_value_t = WalOptions::default().prepared_segments_min, conflicts_with = "inline")]
+    prepared: usize,
     /// Make segments when they are needed, not before.
     #[arg(long)]
     inline: bool,
@@ -126,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             preallocate_bytes: arguments.segment_bytes,
             recycle_capacity: arguments.recycle,
             prepare_ahead,
+            prepared_segments_min: arguments.prepared,
             ..WalOptions::default()
         },
     )?;
