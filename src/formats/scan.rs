@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 
 mod judge;
 
-pub use judge::{OutsideAttestation, Verdict, judge};
+pub use judge::{OutsideAttestation, Verdict, judge, judge_alone};
 
 /// Where a file is known to end, by the opening frame of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::formats::header::FileKind;
 use crate::formats::names;
 use crate::storage::{Directory, is_temporary_name};
 use crate::walog::{WalChecked, read_chain};
+use std::collections::HashSet;
 
 /// A checkpoint, looked at beside its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +63,8 @@ impl Checkpoints {
                 Err(error) => return Err(error),
             }
         }
-        let bases: Vec<_> = ours.iter().map(|path| names::checkpoint_base(path)).collect();
-        others.retain(|path| bases.contains(&names::checkpoint_base(path)));
+        let bases: HashSet<_> = ours.iter().map(|path| names::checkpoint_base(path)).collect();
+        others.retain(|path| bases.contains(names::checkpoint_base(path)));
         ours.append(&mut others);
         ours.sort_unstable();
         // What a log requires of checkpoints of another one is nothing.

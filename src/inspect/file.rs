@@ -10,11 +10,11 @@ use crate::formats::header::{FileKind, Header, HeaderState, decode};
 use crate::formats::layout::{
     ENTRY_LENGTH_BYTES, FRAME, FRAME_HEADER_BYTES, HEADER, HEADER_BYTES, OPENING, SEAL,
 };
+use crate::formats::scan::judge_alone;
 use crate::framing::FrameReader;
 use crate::limits::READ_CHUNK_BYTES;
 use crate::recordlog;
 use crate::storage::{Directory, ReadAt};
-use crate::walog;
 
 /// A file, looked at from outside.
 #[derive(Clone, Debug)]
@@ -131,8 +131,7 @@ fn scan<D: Directory + ?Sized>(
     (contents.rest_bytes, contents.rest_is_zero) = rest(file.as_ref(), contents.used_bytes)?;
     report.contents = Some(contents);
     Ok(match header.kind {
-        FileKind::Segment => walog::judge_alone(path, header, &end),
-        FileKind::RecordLog => recordlog::judge_end(path, header, &end),
+        FileKind::Segment | FileKind::RecordLog => judge_alone(path, header, &end),
         FileKind::Checkpoint => checkpoint::judge_end(path, &end).map(|()| None),
     })
 }

@@ -4,12 +4,11 @@ use super::{CheckpointReport, Checkpoints, Verdict};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{FrameKind, Opening, Seal, SealReason};
 use crate::formats::header::Header;
-use crate::formats::is_zero;
 use crate::formats::names::{self, WalName};
 use crate::formats::scan::ScanEnd;
 use crate::framing::{FrameReader, Region};
 use crate::limits::READ_CHUNK_BYTES;
-use crate::storage::{Directory, ReadAt, path};
+use crate::storage::{Directory, ReadAt, is_zero_from, path};
 use crate::walog::catalogue::{self, Chain, Found, Started};
 use crate::walog::{LogEnd, SegmentScans, WalCheck, WalChecked};
 use std::sync::Arc;
@@ -378,15 +377,6 @@ pub(super) fn contents_of(header: &Header, first_entry_id: u64, end: &ScanEnd) -
 
 /// How many bytes stand behind `from`, and whether all of them are zeros.
 pub(super) fn rest(file: &dyn ReadAt, from: u64) -> PersistenceResult<(u64, bool)> {
-    let (mut offset, mut zero) = (from, true);
-    let mut chunk = vec![0; READ_CHUNK_BYTES];
-    while zero {
-        let read = file.read_at(offset, &mut chunk)?;
-        zero = is_zero(&chunk[..read]);
-        offset += read as u64;
-        if read < chunk.len() {
-            break;
-        }
-    }
-    Ok((file.size()?.saturating_sub(from), zero))
+    let is_zero = is_zero_from(file, from)?;
+    Ok((file.size()?.saturating_sub(from), is_zero))
 }

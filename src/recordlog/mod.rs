@@ -14,9 +14,10 @@ use crate::error::{Check, Corruption, FormatProblem, PersistenceError, Persisten
 use crate::formats::frame::{Entries, FrameKind};
 use crate::formats::header::{FileKind, Header, HeaderState};
 use crate::formats::layout::HEADER_BYTES;
-use crate::formats::scan::{self, ScanEnd, Verdict};
+use crate::formats::scan::{self, ScanEnd};
 use crate::framing::{FrameReader, read_header};
 use crate::storage::Directory;
+use crate::storage::is_zero_from;
 
 /// What was found in a record log.
 pub(crate) struct Found {
@@ -38,11 +39,7 @@ pub(crate) fn read_log<D: Directory + ?Sized>(
     let header = match read.state {
         HeaderState::Good(header) => header,
         HeaderState::Blank => {
-            return if whole_file_is_zero(file.as_ref())? {
-                Ok(None)
-            } else {
-                Err(header_damage(path, 0, 0))
-            };
+            return if is_zero_from(file.as_ref(), 0)? { Ok(None) } else { Err(header_damage(path, 0, 0)) };
         }
         HeaderState::Damaged { expected, found } => return Err(header_damage(path, expected, found)),
         HeaderState::Unusable(problem) => {
@@ -59,21 +56,8 @@ pub(crate) fn read_log<D: Directory + ?Sized>(
     }
     let end = reader.into_end();
     let last_record = end.last_entry_id().unwrap_or(0);
-    let torn = judge_end(path, &header, &end)?;
+    let torn = scan::judge_alone(path, &header, &end)?;
     Ok(Some(Found { header, file_bytes: read.file_bytes, end, last_record, torn }))
-}
-
-/// The one place where the end of a record log is judged.
-pub(crate) fn judge_end(path: &str, header: &Header, end: &ScanEnd) -> PersistenceResult<Option<TornTail>> {
-    let last_entry_id = end.last_entry_id().unwrap_or(0);
-    let (path, offset) = (path.to_owned(), end.offset);
-    match scan::judge(end, last_entry_id, header.previous_salt == 0, None, &path) {
-        Verdict::Clean => Ok(None),
-        Verdict::Torn(evidence) => Ok(Some(TornTail { path, offset, last_entry_id, evidence })),
-        Verdict::Corrupt(check, proof) => {
-            Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into())
-        }
-    }
 }
 
 fn header_damage(path: &str, expected: u32, found: u32) -> PersistenceError {
@@ -84,19 +68,4 @@ fn header_damage(path: &str, expected: u32, found: u32) -> PersistenceError {
 fn never_begun(path: &str) -> PersistenceError {
     let problem = FormatProblem::TooShort { bytes: 0, bytes_needed: HEADER_BYTES as u64 };
     PersistenceError::Format { path: path.to_owned(), problem }
-}
-
-fn whole_file_is_zero(file: &dyn crate::storage::ReadAt) -> PersistenceResult<bool> {
-    let mut chunk = vec![0; crate::limits::READ_CHUNK_BYTES];
-    let mut offset = 0;
-    loop {
-        let read = file.read_at(offset, &mut chunk)?;
-        if !crate::formats::is_zero(&chunk[..read]) {
-            return Ok(false);
-        }
-        if read < chunk.len() {
-            return Ok(true);
-        }
-        offset += read as u64;
-    }
 }

@@ -31,6 +31,7 @@ pub use directory::{Directory, DirectoryLock, DurableDirectory, FlushPolicy};
 pub use environment::{Environment, SeededEnvironment, SystemEnvironment};
 pub use latch::Latch;
 pub(crate) use process::Home;
+pub(crate) use read::is_zero_from;
 pub use read::{ReadAt, read_exact_at};
 pub use sequential::SequentialFile;
 pub use stable::StableStorage;

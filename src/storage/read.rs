@@ -1,6 +1,8 @@
 //! Reading at an offset.
 
 use crate::error::{PersistenceError, PersistenceResult};
+use crate::formats::is_zero;
+use crate::limits::READ_CHUNK_BYTES;
 use std::io::Read;
 
 /// A file open for reading at any offset.
@@ -31,6 +33,21 @@ pub fn read_exact_at(file: &dyn ReadAt, path: &str, offset: u64, buffer: &mut [u
         Some(offset + read as u64),
         std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
     ))
+}
+
+/// Whether nothing but zeros follows from `from` on.
+pub(crate) fn is_zero_from(file: &dyn ReadAt, from: u64) -> PersistenceResult<bool> {
+    let (mut offset, mut chunk) = (from, vec![0; READ_CHUNK_BYTES]);
+    loop {
+        let read = file.read_at(offset, &mut chunk)?;
+        if !is_zero(&chunk[..read]) {
+            return Ok(false);
+        }
+        if read < chunk.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
+    }
 }
 
 /// Positional reads over a directory that only knows streams: the file is read into memory once.

@@ -51,7 +51,7 @@ pub use writer::WalWriter;
 
 pub(crate) use catalogue::READING;
 pub(crate) use reader::at_entry;
-pub(crate) use walk::{Requirements, judge_alone, read_chain};
+pub(crate) use walk::{Requirements, read_chain};
 
 #[cfg(all(test, durability_shuttle))]
 #[path = "model_tests.rs"]

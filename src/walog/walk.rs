@@ -389,20 +389,6 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
     }
 }
 
-/// What the end of a segment is when nothing but the file itself is known: as if it were the newest of its
-/// log.
-pub fn judge_alone(path: &str, header: &Header, end: &ScanEnd) -> PersistenceResult<Option<TornTail>> {
-    let last_entry_id = end.last_entry_id().unwrap_or(0);
-    let (path, offset) = (path.to_owned(), end.offset);
-    match scan::judge(end, last_entry_id, header.previous_salt == 0, None, &path) {
-        Verdict::Clean => Ok(None),
-        Verdict::Torn(evidence) => Ok(Some(TornTail { path, offset, last_entry_id, evidence })),
-        Verdict::Corrupt(check, proof) => {
-            Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into())
-        }
-    }
-}
-
 /// Lists and resolves the whole log, beginning anew while truncation removes files in between.
 pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) -> PersistenceResult<Chain> {
     retrying(|| catalogue::resolve(catalogue::read(directory)?, identity))

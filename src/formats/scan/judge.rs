@@ -3,8 +3,8 @@
 //! Lives here and nowhere else: that decision. Not here: finding the evidence (`scan`), and what is done about it.
 
 use super::{BadFrame, ScanEnd};
-use crate::error::{Check, Proof, TornEvidence};
-use crate::formats::header::FileKind;
+use crate::error::{Check, Corruption, PersistenceResult, Proof, TornEvidence, TornTail};
+use crate::formats::header::{FileKind, Header};
 use crate::planted;
 
 /// What a log's end is.
@@ -106,5 +106,19 @@ fn failed_check(end: &ScanEnd, last_entry_id: u64, required_entry_id: u64) -> Ch
         BadFrame::Payload { expected, found, .. } => Check::Payload { expected, found },
         BadFrame::Contents(what) => Check::FrameContents { what },
         BadFrame::Order { expected, found } => Check::EntryOrder { expected, found },
+    }
+}
+
+/// What the end of a file is when nothing but the file itself is known: of a record log, or of a segment as if it
+/// were the newest of its log.
+pub fn judge_alone(path: &str, header: &Header, end: &ScanEnd) -> PersistenceResult<Option<TornTail>> {
+    let last_entry_id = end.last_entry_id().unwrap_or(0);
+    let (path, offset) = (path.to_owned(), end.offset);
+    match judge(end, last_entry_id, header.previous_salt == 0, None, &path) {
+        Verdict::Clean => Ok(None),
+        Verdict::Torn(evidence) => Ok(Some(TornTail { path, offset, last_entry_id, evidence })),
+        Verdict::Corrupt(check, proof) => {
+            Err(Corruption { path, offset, entry_id: last_entry_id + 1, check, proof }.into())
+        }
     }
 }
