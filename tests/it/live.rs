@@ -1,12 +1,14 @@
 //! Readers beside a writer that commits, rotates, truncates and recycles.
 
 use durability::backends::Backend;
-use durability::inspect::inspect_log;
+use durability::checkpoint::CheckpointWriter;
+use durability::inspect::{Checkpoints, inspect_log, inspect_log_beside};
+use durability::publish::CheckpointPublisher;
 use durability::storage::FlushPolicy;
 use durability::walog::{
     SyncWalWriter, WalCheck, WalFollower, WalMaintenance, WalOptions, WalReader, WalReplayMode,
 };
-use durability::{DurableDirectory, PersistenceError};
+use durability::{DurableDirectory, FsDirectory, PersistenceError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -147,4 +149,45 @@ fn a_live_log_is_followed_and_checked_beside_its_writer() {
         assert!(followed.into_inner() >= 600, "{backend}: the last commit attests all before it");
         wal.close().expect("closes");
     }
+}
+
+/// Checkpoints are published, moved back and replaced beside whoever looks at them: none is ever found damaged, and the
+/// log always holds what they require.
+#[test]
+fn checkpoints_are_looked_at_beside_publishing() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let directory = FsDirectory::arc(root.path()).expect("opens");
+    let options = WalOptions { segment_bytes_max: 4 << 10, preallocate_bytes: 0, ..WalOptions::default() };
+    let mut wal =
+        SyncWalWriter::<(), FsDirectory>::configure(Arc::clone(&directory), options).expect("opens");
+    wal.append_bytes_durable(b"first").expect("commits");
+    let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (looked_at, done, seen) = (Arc::clone(&directory), &done, &seen);
+        scope.spawn(move || {
+            let files = ["state", "state.1", "state.2"].map(str::to_owned);
+            while !done.load(Ordering::SeqCst) {
+                let found = Checkpoints::read(looked_at.as_ref(), &files, &mut |_| {}).expect("reads");
+                let log = inspect_log_beside(&looked_at, found, |check| check.scan_all()).expect("looks");
+                assert!(log.verdict.is_accepted(), "{}", log.verdict);
+                assert!(log.checkpoints.iter().all(|checkpoint| checkpoint.verdict.is_accepted()));
+                seen.fetch_add(log.checkpoints.len() as u64, Ordering::SeqCst);
+            }
+        });
+        let publisher = CheckpointPublisher::new(Arc::clone(&directory)).keep(3);
+        let began = std::time::Instant::now();
+        let mut published = 0;
+        // Until enough was seen, however slow the machine is.
+        while (published < 100 || seen.load(Ordering::SeqCst) < 100) && began.elapsed().as_secs() < 60 {
+            let last = wal.append_bytes_durable(&[7; 300]).expect("commits");
+            let write = |writer: &mut CheckpointWriter<'_, FsDirectory>| writer.write_state(&[7; 3000]);
+            publisher
+                .publish_with(&mut wal, last, "state", write, |path| Ok(path.into()))
+                .expect("publishes");
+            published += 1;
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(seen.into_inner() >= 100, "checkpoints were looked at");
+    wal.close().expect("closes");
 }

@@ -374,7 +374,13 @@ fn a_file_whose_seal_is_still_to_come_serves_no_other_segment() {
     // One segment is made ahead; the next is begun, and whoever makes it is about to look for a spare file.
     faults.inject(At::after_of(Operation::ListDir, 1), Fault::Hold(gate.clone()));
     std::thread::scope(|scope| {
-        scope.spawn(|| while !stop.load(Ordering::SeqCst) && hand.step() {});
+        scope.spawn(|| {
+            while hand.step() {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
         gate.wait_until_held();
         fill(2);
         wal.append_bytes_durable(b"small").expect("attests that the newest is durable");
