@@ -243,8 +243,11 @@ impl Scanner {
     }
 
     /// Looks once more at the place where the last good frame ends, in a file that may have grown. What was
-    /// found attested stays.
+    /// found attested stays. Behind a final seal nothing is looked for again: nobody goes on there.
     pub fn retry(&mut self, file_bytes: u64, known_end: Option<KnownEnd>) {
+        if self.is_sealed() && !planted::on("retry_passes_final_seal") {
+            return;
+        }
         self.end.limit = known_end.map_or(file_bytes, |end| end.offset.min(file_bytes));
         self.end.bad = BadFrame::None;
         self.end.later_frames = 0;
@@ -468,10 +471,15 @@ impl Scanner {
         self.end.next_entry_id = Some(header.next_entry_id());
         self.end.frames += 1;
         self.end.entries += u64::from(header.entry_count);
-        let sealed = self.end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
-        if sealed && self.end.kind != FileKind::RecordLog {
+        if self.is_sealed() {
             self.finish(BadFrame::None);
         }
+    }
+
+    /// Whether the last good frame is a seal with which its file ends. A record log goes on behind each.
+    fn is_sealed(&self) -> bool {
+        let sealed = self.end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
+        sealed && self.end.kind != FileKind::RecordLog
     }
 
     /// The frame at the end's offset is bad: collect evidence from `from` on, the end of the frame as far as
