@@ -121,6 +121,8 @@ repair_loses_unasked | it | repair::what_was_acknowledged_goes_only_when_it_is_n
 follow_hands_out_unattested | it | follow::what_a_follower_handed_out_survives_every_power_cut
 follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged
 follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
+look_at_oldest_first | it | live::whatever_a_writer_does_between_two_calls_of_a_reader_the_log_stays_sound
+believe_first_look | it | live::a_header_that_is_half_there_is_looked_at_again
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

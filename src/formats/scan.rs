@@ -18,8 +18,10 @@ use crate::planted;
 use std::collections::VecDeque;
 
 mod judge;
+mod view;
 
 pub use judge::{OutsideAttestation, Verdict, judge};
+use view::View;
 
 /// Where a file is known to end, by the opening frame of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -617,32 +619,6 @@ enum Reopened<'w> {
     Yes,
     No,
     Need(Step<'w>),
-}
-
-/// A window of the file.
-#[derive(Clone, Copy)]
-struct View<'w> {
-    offset: u64,
-    bytes: &'w [u8],
-}
-
-impl<'w> View<'w> {
-    /// The bytes, or the step that asks for them.
-    fn get(self, offset: u64, bytes: u64) -> Result<&'w [u8], Step<'w>> {
-        let bytes = bytes as usize;
-        offset
-            .checked_sub(self.offset)
-            .and_then(|from| usize::try_from(from).ok())
-            .and_then(|from| self.bytes.get(from..from.checked_add(bytes)?))
-            .ok_or(Step::Need { offset, bytes })
-    }
-
-    /// Everything in the window from `offset` on, up to `limit`.
-    fn tail(self, offset: u64, limit: u64) -> &'w [u8] {
-        let from = (offset - self.offset) as usize;
-        let to = ((limit - self.offset) as usize).min(self.bytes.len());
-        &self.bytes[from..to]
-    }
 }
 
 #[cfg(test)]
