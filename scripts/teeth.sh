@@ -123,6 +123,7 @@ follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and
 follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
 look_at_oldest_first | it | live::whatever_a_writer_does_between_two_calls_of_a_reader_the_log_stays_sound
 believe_first_look | it | live::a_header_that_is_half_there_is_looked_at_again
+zeros_end_the_log | it | live::the_zeros_of_a_file_that_serves_again_are_no_end_of_the_log
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

@@ -201,6 +201,18 @@ pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<L
     Ok(Listing { segments, spares })
 }
 
+/// Whether a segment that was there is there no more: truncation has taken its file away, which may serve again.
+pub fn is_gone<D: Directory + ?Sized>(directory: &D, id: u64, salt: u64) -> PersistenceResult<bool> {
+    let file = match directory.open_at(&names::segment_path(id)) {
+        Err(error) if error.is_not_found() => return Ok(true),
+        opened => opened?,
+    };
+    let mut block = [0; HEADER_BYTES];
+    let read = file.read_at(0, &mut block)?;
+    let state = decode(FileKind::Segment, &block[..read]);
+    Ok(!matches!(state, HeaderState::Good(header) if header.salt == salt))
+}
+
 /// [`look`], without reading to its end what was prepared: nothing is called touched that was not started.
 pub fn look_at_beginning<D: Directory + ?Sized>(directory: &D, id: u64) -> PersistenceResult<Found> {
     look_at(directory, id, false)

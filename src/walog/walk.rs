@@ -139,6 +139,40 @@ pub fn find_end<D: Directory + ?Sized>(
     walk(directory, chain, from, requirements, &mut |_, _| Ok(()))
 }
 
+/// The log and its end, looked for anew while truncation removes what is about to be read.
+pub fn read_end<D: Directory + ?Sized>(
+    directory: &D,
+    identity: Option<u128>,
+) -> PersistenceResult<(Chain, LogEnd)> {
+    for attempt in 0.. {
+        let chain = read_chain(directory, identity)?;
+        let end = find_end(directory, &chain, &Requirements::default());
+        if attempt >= READER_RETRIES_MAX || !is_overtaken(directory, &chain, &end) {
+            return end.map(|end| (chain, end));
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+/// Whether an end of a log may be none but what truncation beside a reader looks like: the segment with which the
+/// log began is no part of it any more. (A recycled file reads as zeros: only where nothing was taken away is a
+/// tear a tear.)
+pub fn is_overtaken<D: Directory + ?Sized>(
+    directory: &D,
+    before: &Chain,
+    end: &PersistenceResult<LogEnd>,
+) -> bool {
+    let is_suspicious = match end {
+        Ok(end) => end.torn.is_some(),
+        Err(error) => error.is_not_found() || error.is_corruption(),
+    };
+    is_suspicious
+        && match before.segments.first() {
+            Some(first) => catalogue::is_gone(directory, first.id, first.header.salt).unwrap_or(false),
+            None => read_chain(directory, before.identity).is_ok_and(|chain| !chain.segments.is_empty()),
+        }
+}
+
 struct Walk<'a, D: ?Sized> {
     directory: &'a D,
     chain: &'a Chain,
@@ -197,6 +231,7 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             }
         };
         self.check_successor(*index, end)?;
+        self.check_still_there(segment, end)?;
         let torn = match torn {
             None if index + 1 == self.chain.segments.len() => self.judge_unfinished(last_entry_id)?,
             torn => torn,
@@ -372,6 +407,16 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             proof: Proof::NamedBySeal { path: self.chain.segments[index].path.clone() },
         }
         .into())
+    }
+
+    /// A file that was taken away while it was read may serve again, and its zeros look like the end of the log.
+    fn check_still_there(&self, segment: &Started, end: &ScanEnd) -> PersistenceResult<()> {
+        let is_sealed = end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
+        let is_told = is_sealed || planted::on("zeros_end_the_log");
+        if is_told || !catalogue::is_gone(self.directory, segment.id, segment.header.salt)? {
+            return Ok(());
+        }
+        Err(PersistenceError::NotFound { path: segment.path.clone() })
     }
 
     fn unproven(&self, attested_entry_id: u64) -> Vec<Region> {
