@@ -266,11 +266,6 @@ impl FrameReader {
             ));
         }
         self.shown = kept + read;
-        let next = self.window_offset + self.shown as u64;
-        if self.chunk_bytes == READ_CHUNK_BYTES && next < self.file_bytes {
-            // Fetched while what is shown is checked and applied.
-            self.file.will_read(next, READ_CHUNK_BYTES);
-        }
         Ok(())
     }
 }
