@@ -126,6 +126,10 @@ owner_waits_for_itself | it | observers::an_observer_may_use_the_log_whatever_it
 failed_close_stops_threads | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
 failed_close_ends_log | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
 follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
+look_at_oldest_first | it | live::whatever_a_writer_does_between_two_calls_of_a_reader_the_log_stays_sound
+believe_first_look | it | live::a_header_that_is_half_there_is_looked_at_again
+zeros_end_the_log | it | live::the_zeros_of_a_file_that_serves_again_are_no_end_of_the_log
+retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }
 

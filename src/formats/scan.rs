@@ -18,8 +18,10 @@ use crate::planted;
 use std::collections::VecDeque;
 
 mod judge;
+mod view;
 
 pub use judge::{OutsideAttestation, Verdict, judge, judge_alone};
+use view::View;
 
 /// Where a file is known to end, by the opening frame of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,8 +245,11 @@ impl Scanner {
     }
 
     /// Looks once more at the place where the last good frame ends, in a file that may have grown. What was
-    /// found attested stays.
+    /// found attested stays. Behind a final seal nothing is looked for again: nobody goes on there.
     pub fn retry(&mut self, file_bytes: u64, known_end: Option<KnownEnd>) {
+        if self.is_sealed() && !planted::on("retry_passes_final_seal") {
+            return;
+        }
         self.end.limit = known_end.map_or(file_bytes, |end| end.offset.min(file_bytes));
         self.end.bad = BadFrame::None;
         self.end.later_frames = 0;
@@ -468,10 +473,15 @@ impl Scanner {
         self.end.next_entry_id = Some(header.next_entry_id());
         self.end.frames += 1;
         self.end.entries += u64::from(header.entry_count);
-        let sealed = self.end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
-        if sealed && self.end.kind != FileKind::RecordLog {
+        if self.is_sealed() {
             self.finish(BadFrame::None);
         }
+    }
+
+    /// Whether the last good frame is a seal with which its file ends. A record log goes on behind each.
+    fn is_sealed(&self) -> bool {
+        let sealed = self.end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
+        sealed && self.end.kind != FileKind::RecordLog
     }
 
     /// The frame at the end's offset is bad: collect evidence from `from` on, the end of the frame as far as
@@ -609,32 +619,6 @@ enum Reopened<'w> {
     Yes,
     No,
     Need(Step<'w>),
-}
-
-/// A window of the file.
-#[derive(Clone, Copy)]
-struct View<'w> {
-    offset: u64,
-    bytes: &'w [u8],
-}
-
-impl<'w> View<'w> {
-    /// The bytes, or the step that asks for them.
-    fn get(self, offset: u64, bytes: u64) -> Result<&'w [u8], Step<'w>> {
-        let bytes = bytes as usize;
-        offset
-            .checked_sub(self.offset)
-            .and_then(|from| usize::try_from(from).ok())
-            .and_then(|from| self.bytes.get(from..from.checked_add(bytes)?))
-            .ok_or(Step::Need { offset, bytes })
-    }
-
-    /// Everything in the window from `offset` on, up to `limit`.
-    fn tail(self, offset: u64, limit: u64) -> &'w [u8] {
-        let from = (offset - self.offset) as usize;
-        let to = ((limit - self.offset) as usize).min(self.bytes.len());
-        &self.bytes[from..to]
-    }
 }
 
 #[cfg(test)]

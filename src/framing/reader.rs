@@ -266,11 +266,6 @@ impl FrameReader {
             ));
         }
         self.shown = kept + read;
-        let next = self.window_offset + self.shown as u64;
-        if self.chunk_bytes == READ_CHUNK_BYTES && next < self.file_bytes {
-            // Fetched while what is shown is checked and applied.
-            self.file.will_read(next, READ_CHUNK_BYTES);
-        }
         Ok(())
     }
 }
@@ -384,6 +379,38 @@ mod tests {
                 }
             }
             assert_eq!(found, [entry_id]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for() {
+        let header = Header::new(FileKind::Segment, 512, 1, 9);
+        let seed = crate::formats::frame::FrameSeed::new(9);
+        for reason in [SealReason::Close, SealReason::Rotation, SealReason::Idle] {
+            let mut bytes = header_commit(&header).to_vec();
+            for entry_id in 1..=2 {
+                let mut batch = Batch::new(512, entry_id, 0);
+                batch.push(b"entry").expect("fits");
+                let opening = (entry_id == 1).then(Opening::default);
+                let (data, range) = batch.finish(bytes.len() as u64, seed, entry_id - 1, opening.as_ref());
+                bytes.extend_from_slice(&data[range]);
+                let seal = Seal { reason, successor_id: 2, successor_salt: 5 };
+                let (at, seal) = (bytes.len() as u64, Control::Seal(seal));
+                bytes.extend_from_slice(&control_commit(seal, at, seed, 512, entry_id + 1, entry_id));
+            }
+            let there = AtomicU64::new(bytes.len() as u64);
+            let file = Arc::new(Growing { bytes, there });
+            let mut reader = FrameReader::new(Box::new(file), "wal/wal_1.log", &header, None).expect("opens");
+            let mut found = Vec::new();
+            for _ in 0..3 {
+                while let Some(frame) = reader.next_live_frame().expect("nothing failed") {
+                    found.extend(
+                        (frame.header.kind == FrameKind::Data).then_some(frame.header.first_entry_id),
+                    );
+                }
+            }
+            let goes_on = reason == SealReason::Idle;
+            assert_eq!(found, if goes_on { vec![1, 2] } else { vec![1] }, "{reason:?}");
         }
     }
 }

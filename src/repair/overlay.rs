@@ -119,8 +119,4 @@ impl ReadAt for CutFile {
         let count = buffer.len().min(rest);
         self.file.read_at(offset, &mut buffer[..count])
     }
-
-    fn will_read(&self, offset: u64, bytes: usize) {
-        self.file.will_read(offset, bytes);
-    }
 }

@@ -13,12 +13,6 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buffer` from `offset`; returns how many bytes were there. Fewer than asked for only at the
     /// end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> PersistenceResult<usize>;
-
-    /// Says that these bytes will be read next, so that they may be fetched meanwhile. A hint: it blocks for nothing,
-    /// and the default does nothing.
-    fn will_read(&self, offset: u64, bytes: usize) {
-        let _ = (offset, bytes);
-    }
 }
 
 /// Fills all of `buffer` from `offset`, or fails with an unexpected end of file.

@@ -12,6 +12,7 @@ use crate::formats::layout::{FRAME_HEADER_BYTES, HEADER_BYTES};
 use crate::formats::names::{self, WalName};
 use crate::formats::scan::KnownEnd;
 use crate::limits::{FRAME_ALIGNMENT_MAX, READ_CHUNK_BYTES};
+use crate::planted;
 use crate::storage::{Directory, ReadAt, path};
 use std::collections::BTreeMap;
 
@@ -130,8 +131,25 @@ pub fn list_names<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<(Ve
 /// gone (truncation runs beside readers: list again).
 pub fn read<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Listing> {
     let (ids, spares) = list_names(directory)?;
-    let segments = ids.into_iter().map(|id| look(directory, id)).collect::<PersistenceResult<_>>()?;
-    Ok(Listing { segments, spares })
+    Ok(Listing { segments: look_at_each(&ids, |id| look(directory, id))?, spares })
+}
+
+/// Looks at segments from the newest to the oldest; the answer is in the order of `ids`, and an error is that of
+/// the oldest which has one.
+///
+/// A live writer starts segments in the order of their ids: what is looked at behind a started segment was started
+/// before it. The other way round it could have been looked at when it was only prepared, and there would be a hole
+/// in the log.
+pub fn look_at_each(
+    ids: &[u64],
+    look: impl Fn(u64) -> PersistenceResult<Found>,
+) -> PersistenceResult<Vec<Found>> {
+    if planted::on("look_at_oldest_first") {
+        return ids.iter().map(|id| look(*id)).collect();
+    }
+    let mut found: Vec<_> = ids.iter().rev().map(|id| look(*id)).collect();
+    found.reverse();
+    found.into_iter().collect()
 }
 
 /// Reads the first bytes of the segment that holds `from_entry_id` (or would) and of all behind it, found by a
@@ -161,8 +179,7 @@ pub fn read_from<D: Directory + ?Sized>(
             Found::Unopened { .. } | Found::Damaged { .. } => return Ok(None),
         }
     }
-    let behind = ids[lower..].iter().map(|id| look(directory, *id));
-    Ok(Some(Listing { segments: behind.collect::<PersistenceResult<_>>()?, spares }))
+    Ok(Some(Listing { segments: look_at_each(&ids[lower..], |id| look(directory, id))?, spares }))
 }
 
 /// [`read`], without reading to its end what was prepared behind the newest started segment: nothing there is called
@@ -182,6 +199,18 @@ pub fn read_started<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<L
     }
     segments.reverse();
     Ok(Listing { segments, spares })
+}
+
+/// Whether a segment that was there is there no more: truncation has taken its file away, which may serve again.
+pub fn is_gone<D: Directory + ?Sized>(directory: &D, id: u64, salt: u64) -> PersistenceResult<bool> {
+    let file = match directory.open_at(&names::segment_path(id)) {
+        Err(error) if error.is_not_found() => return Ok(true),
+        opened => opened?,
+    };
+    let mut block = [0; HEADER_BYTES];
+    let read = file.read_at(0, &mut block)?;
+    let state = decode(FileKind::Segment, &block[..read]);
+    Ok(!matches!(state, HeaderState::Good(header) if header.salt == salt))
 }
 
 /// [`look`], without reading to its end what was prepared: nothing is called touched that was not started.

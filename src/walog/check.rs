@@ -71,11 +71,7 @@ impl<D: Directory + ?Sized> WalCheck<D> {
             let kept: Vec<Option<SegmentScan>> =
                 scans.iter().map(|scan| scan.as_ref().ok().cloned()).collect();
             let end = check.conclude(scans);
-            let suspicious = match &end {
-                Ok(end) => end.torn.is_some(),
-                Err(error) => error.is_not_found() || error.is_corruption(),
-            };
-            if !suspicious || attempt >= READER_RETRIES_MAX || !check.began_later() {
+            if attempt >= READER_RETRIES_MAX || !walk::is_overtaken(directory.as_ref(), &check.chain, &end) {
                 return (Some(WalChecked { chain: check.chain, scans: kept }), end);
             }
         }
@@ -120,13 +116,6 @@ impl<D: Directory + ?Sized> WalCheck<D> {
         }
         let ends = scans.into_iter().map(|scan| scan.map(|scan| scan.end));
         walk::conclude_scans(self.directory.as_ref(), &self.chain, &self.requirements, ends)
-    }
-
-    /// Whether the log begins with another segment than it did.
-    fn began_later(&self) -> bool {
-        let Ok(now) = walk::read_chain(self.directory.as_ref(), None) else { return false };
-        let first = |chain: &Chain| chain.segments.first().map(|segment| segment.header.salt);
-        first(&now) != first(&self.chain)
     }
 }
 

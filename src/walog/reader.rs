@@ -1,6 +1,5 @@
 //! Replay.
 
-use super::catalogue::{self, Chain};
 use super::walk::{self, LogEnd, Requirements};
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
@@ -97,45 +96,18 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
                     entries += 1;
                     Ok(())
                 });
-            match result {
-                // A recycled file reads as zeros: only where nothing was taken away is a tear a tear.
-                Ok(end)
-                    if end.torn.is_some() && attempt < READER_RETRIES_MAX && self.is_truncated(&chain) => {}
-                Ok(end) => return finish(entries, end, mode),
-                Err(error) if failed_visit || attempt >= READER_RETRIES_MAX => return Err(error),
-                Err(error) if !self.truncated_since(&chain, &error) => return Err(error),
-                // Truncation took a segment away while it was read: what is left may still be enough.
-                Err(_) => {}
+            let is_over = failed_visit || attempt >= READER_RETRIES_MAX;
+            if is_over || !walk::is_overtaken(self.directory.as_ref(), &chain, &result) {
+                return finish(entries, result?, mode);
             }
+            // Truncation took a segment away while it was read: what is left may still be enough.
         }
         unreachable!("the loop ends by returning")
     }
 
-    /// Whether an error is what truncation or recycling beside a reader looks like.
-    fn truncated_since(&self, before: &Chain, error: &PersistenceError) -> bool {
-        if !error.is_not_found() && !error.is_corruption() {
-            return false;
-        }
-        self.is_truncated(before)
-    }
-
-    /// Whether the segment with which `before` begins is no part of the log any more.
-    fn is_truncated(&self, before: &Chain) -> bool {
-        let Some(first) = before.segments.first() else { return self.has_begun() };
-        match catalogue::look(self.directory.as_ref(), first.id) {
-            Ok(found) => found.header().is_none_or(|(header, _)| header.salt != first.header.salt),
-            Err(error) => error.is_not_found(),
-        }
-    }
-
-    fn has_begun(&self) -> bool {
-        walk::read_chain(self.directory.as_ref(), self.identity).is_ok_and(|chain| !chain.segments.is_empty())
-    }
-
     /// Ids of the first entry that is there and of the last one; `None` for a log without entries.
     pub fn entry_range(&self, mode: WalReplayMode) -> PersistenceResult<Option<(u64, u64)>> {
-        let chain = walk::read_chain(self.directory.as_ref(), self.identity)?;
-        let end = walk::find_end(self.directory.as_ref(), &chain, &Requirements::default())?;
+        let (chain, end) = walk::read_end(self.directory.as_ref(), self.identity)?;
         accept(&end, mode)?;
         let first = chain.segments.first().map(|segment| segment.first_entry_id);
         Ok(first.filter(|first| *first <= end.last_entry_id).map(|first| (first, end.last_entry_id)))

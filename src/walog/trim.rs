@@ -7,7 +7,7 @@
 use super::catalogue::Chain;
 use super::options::WalObserver;
 use super::reader::{WalReplayMode, accept};
-use super::walk::{self, Requirements};
+use super::walk;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
 use crate::framing::FrameReader;
@@ -50,8 +50,7 @@ impl<D: Directory + ?Sized> WalMaintenance<D> {
     /// The segments of the log and their entries; beside a live writer use
     /// [`BestEffortTail`](WalReplayMode::BestEffortTail), because its last write may be in the making.
     pub fn segment_ranges(&self, mode: WalReplayMode) -> PersistenceResult<Vec<WalSegmentRange>> {
-        let chain = walk::read_chain(self.directory.as_ref(), None)?;
-        let end = walk::find_end(self.directory.as_ref(), &chain, &Requirements::default())?;
+        let (chain, end) = walk::read_end(self.directory.as_ref(), None)?;
         accept(&end, mode)?;
         Ok(ranges(&chain, end.last_entry_id))
     }

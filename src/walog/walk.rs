@@ -8,7 +8,7 @@ use crate::formats::frame::{Entries, FrameKind, SealReason};
 use crate::formats::header::Header;
 use crate::formats::scan::{self, OutsideAttestation, ScanEnd, Verdict};
 use crate::framing::{FrameReader, Region};
-use crate::limits::READER_FILES_OPEN_MAX;
+use crate::limits::{READER_FILES_OPEN_MAX, READER_RETRIES_MAX};
 use crate::planted;
 use crate::storage::{Directory, ReadAt};
 use std::collections::VecDeque;
@@ -139,6 +139,40 @@ pub fn find_end<D: Directory + ?Sized>(
     walk(directory, chain, from, requirements, &mut |_, _| Ok(()))
 }
 
+/// The log and its end, looked for anew while truncation removes what is about to be read.
+pub fn read_end<D: Directory + ?Sized>(
+    directory: &D,
+    identity: Option<u128>,
+) -> PersistenceResult<(Chain, LogEnd)> {
+    for attempt in 0.. {
+        let chain = read_chain(directory, identity)?;
+        let end = find_end(directory, &chain, &Requirements::default());
+        if attempt >= READER_RETRIES_MAX || !is_overtaken(directory, &chain, &end) {
+            return end.map(|end| (chain, end));
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+/// Whether an end of a log may be none but what truncation beside a reader looks like: the segment with which the
+/// log began is no part of it any more. (A recycled file reads as zeros: only where nothing was taken away is a
+/// tear a tear.)
+pub fn is_overtaken<D: Directory + ?Sized>(
+    directory: &D,
+    before: &Chain,
+    end: &PersistenceResult<LogEnd>,
+) -> bool {
+    let is_suspicious = match end {
+        Ok(end) => end.torn.is_some(),
+        Err(error) => error.is_not_found() || error.is_corruption(),
+    };
+    is_suspicious
+        && match before.segments.first() {
+            Some(first) => catalogue::is_gone(directory, first.id, first.header.salt).unwrap_or(false),
+            None => read_chain(directory, before.identity).is_ok_and(|chain| !chain.segments.is_empty()),
+        }
+}
+
 struct Walk<'a, D: ?Sized> {
     directory: &'a D,
     chain: &'a Chain,
@@ -197,6 +231,7 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
             }
         };
         self.check_successor(*index, end)?;
+        self.check_still_there(segment, end)?;
         let torn = match torn {
             None if index + 1 == self.chain.segments.len() => self.judge_unfinished(last_entry_id)?,
             torn => torn,
@@ -374,6 +409,16 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
         .into())
     }
 
+    /// A file that was taken away while it was read may serve again, and its zeros look like the end of the log.
+    fn check_still_there(&self, segment: &Started, end: &ScanEnd) -> PersistenceResult<()> {
+        let is_sealed = end.seal.is_some_and(|seal| seal.reason != SealReason::Idle);
+        let is_told = is_sealed || planted::on("zeros_end_the_log");
+        if is_told || !catalogue::is_gone(self.directory, segment.id, segment.header.salt)? {
+            return Ok(());
+        }
+        Err(PersistenceError::NotFound { path: segment.path.clone() })
+    }
+
     fn unproven(&self, attested_entry_id: u64) -> Vec<Region> {
         let newest = self.scanned.len().saturating_sub(1);
         let open = self.scanned.iter().enumerate().filter(|(position, (_, end))| {
@@ -391,12 +436,12 @@ impl<D: Directory + ?Sized> Walk<'_, D> {
 
 /// Lists and resolves the whole log, beginning anew while truncation removes files in between.
 pub fn read_chain<D: Directory + ?Sized>(directory: &D, identity: Option<u128>) -> PersistenceResult<Chain> {
-    retrying(|| catalogue::resolve(catalogue::read(directory)?, identity))
+    settled(|| catalogue::resolve(catalogue::read(directory)?, identity))
 }
 
 /// The same, where nothing behind the newest started segment matters.
 pub fn read_started_chain<D: Directory + ?Sized>(directory: &D) -> PersistenceResult<Chain> {
-    retrying(|| catalogue::resolve(catalogue::read_started(directory)?, None))
+    settled(|| catalogue::resolve(catalogue::read_started(directory)?, None))
 }
 
 /// The same for the part of the log that reaches from the segment of `from_entry_id` to its end: looks at no
@@ -409,14 +454,13 @@ pub fn read_chain_from<D: Directory + ?Sized>(
     if planted::on("seek_looks_at_all") {
         return read_chain(directory, identity);
     }
-    let found = retrying(|| match catalogue::read_from(directory, from_entry_id)? {
-        Some(listing) => catalogue::resolve(listing, identity).map(Some),
-        None => Ok(None),
+    let found = settled(|| match catalogue::read_from(directory, from_entry_id)? {
+        Some(listing) => catalogue::resolve(listing, identity),
+        // An empty chain: all of it has to be read.
+        None => Ok(Chain::default()),
     });
     match found {
-        Ok(Some(chain))
-            if chain.segments.first().is_some_and(|first| first.first_entry_id <= from_entry_id) =>
-        {
+        Ok(chain) if chain.segments.first().is_some_and(|first| first.first_entry_id <= from_entry_id) => {
             Ok(chain)
         }
         // The log begins later, has a hole, or what is wrong with it is to be told by all of it.
@@ -427,18 +471,30 @@ pub fn read_chain_from<D: Directory + ?Sized>(
     }
 }
 
-fn retrying<T>(read: impl Fn() -> PersistenceResult<T>) -> PersistenceResult<T> {
-    let mut retries = 0;
+/// Reads a chain until nothing in it can be a race. Still listed and still not there is none with truncation; what
+/// is wrong twice in the same way is none with a writer that is just making a segment.
+pub(super) fn settled(read: impl Fn() -> PersistenceResult<Chain>) -> PersistenceResult<Chain> {
+    let (mut retries, mut doubt) = (0, None);
     loop {
-        match read() {
-            Err(PersistenceError::NotFound { path })
-                if path != crate::formats::names::WAL_DIRECTORY
-                    && retries < crate::limits::READER_RETRIES_MAX =>
-            {
-                // Still listed and still not there is no race with truncation.
-                retries += 1;
+        let answer = read();
+        let wrong = match &answer {
+            Ok(chain) => chain.break_before.as_ref().map(ToString::to_string),
+            Err(PersistenceError::NotFound { path }) if path == crate::formats::names::WAL_DIRECTORY => None,
+            Err(error) if error.is_not_found() => Some(String::new()),
+            Err(error @ (PersistenceError::Corruption(_) | PersistenceError::Format { .. })) => {
+                Some(error.to_string())
             }
-            answer => return answer,
+            Err(_) => None,
+        };
+        let is_settled = match &wrong {
+            None => true,
+            Some(wrong) if wrong.is_empty() => false,
+            wrong if doubt == *wrong => true,
+            _ => planted::on("believe_first_look") || planted::on("look_at_oldest_first"),
+        };
+        if is_settled || retries >= READER_RETRIES_MAX {
+            return answer;
         }
+        (retries, doubt) = (retries + 1, wrong);
     }
 }

@@ -193,14 +193,6 @@ impl ReadAt for StdReader {
         }
         Ok(filled)
     }
-
-    #[cfg(target_os = "linux")]
-    fn will_read(&self, offset: u64, bytes: usize) {
-        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-        let (Ok(offset), Ok(bytes)) = (offset.try_into(), bytes.try_into()) else { return };
-        // Whatever becomes of it, the bytes are read when they are asked for.
-        let _ = posix_fadvise(&self.file, offset, bytes, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
-    }
 }
 
 /// A file whose commits are a `pwrite` and, when durable, an `fdatasync` of the same descriptor, both by

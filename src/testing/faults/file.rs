@@ -161,10 +161,6 @@ impl ReadAt for FaultyRead {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> PersistenceResult<usize> {
         self.faults.run(Operation::Read, &self.path, || self.inner.read_at(offset, buffer))
     }
-
-    fn will_read(&self, offset: u64, bytes: usize) {
-        self.inner.will_read(offset, bytes);
-    }
 }
 
 /// A stream whose reads or writes may fail.

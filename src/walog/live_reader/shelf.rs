@@ -8,9 +8,10 @@
 
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::scan::KnownEnd;
-use crate::limits::{MARK_BYTES, MARKS_MAX, READER_RETRIES_MAX};
+use crate::limits::{MARK_BYTES, MARKS_MAX};
 use crate::storage::Directory;
 use crate::walog::catalogue::{self, Chain, Found, Listing, Started};
+use crate::walog::walk;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -102,23 +103,16 @@ impl<D: Directory + ?Sized> Shelf<D> {
 
     /// Lists the folder, and looks at the segments that were not started when it was read last.
     fn read_chain(&self, before: &Chain) -> PersistenceResult<Chain> {
-        let mut retries = 0;
-        loop {
+        walk::settled(|| {
             let (ids, spares) = catalogue::list_names(self.directory.as_ref())?;
             let look = |id: u64| match before.segments.binary_search_by_key(&id, |started| started.id) {
                 Ok(at) => Ok(Found::Started(before.segments[at].clone())),
                 // What the writer has made ahead is long, and all zeros.
                 Err(_) => catalogue::look_at_beginning(self.directory.as_ref(), id),
             };
-            match ids.into_iter().map(look).collect::<PersistenceResult<Vec<_>>>() {
-                Ok(segments) => {
-                    return catalogue::resolve(Listing { segments, spares }, Some(self.identity));
-                }
-                // Truncation removed one in between.
-                Err(error) if error.is_not_found() && retries < READER_RETRIES_MAX => retries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+            let segments = catalogue::look_at_each(&ids, look)?;
+            catalogue::resolve(Listing { segments, spares }, Some(self.identity))
+        })
     }
 }
 
