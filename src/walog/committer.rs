@@ -25,7 +25,7 @@ use super::options::{Backpressure, WalObserver, observed};
 use super::queue::{Queue, Room, Turn, Work};
 use super::rotations::Rotations;
 use super::telemetry::{Telemetry, Tracer};
-use super::waiters::{Waiter, Wake};
+use super::waiters::{self, Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
 use crate::planted;
@@ -75,7 +75,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         queue.enter_segment(appender.room(), appender.file().cloned());
         Self {
             durable: AtomicU64::new(progress.1),
-            told: Mutex::new(Vec::new()),
+            told: Mutex::new(Vec::with_capacity(waiters::ROOM)),
             owner: Mutex::new(None),
             idle: idle::Idle::default(),
             // Nobody is called inside the appender: it is driven with a role held.

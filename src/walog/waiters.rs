@@ -64,11 +64,19 @@ pub(super) fn call(callback: Callback, outcome: PersistenceResult<u64>) {
     }
 }
 
+/// Room for so many is there from the beginning: when the first one waits is a matter of luck, and no time to allocate.
+pub(super) const ROOM: usize = 16;
+
 /// Everybody who waits.
-#[derive(Default)]
 pub(super) struct Waiters {
     list: VecDeque<Waiter>,
     keys_used: u64,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self { list: VecDeque::with_capacity(ROOM), keys_used: 0 }
+    }
 }
 
 impl Waiters {
