@@ -24,6 +24,9 @@ pub const DEVICE_SLOW_US: u64 = 120;
 /// Commits in flight at once where a flush is slow.
 pub const PIPELINE_DEPTH_SLOW: usize = 4;
 
+/// Flushes in flight at once that nobody waits for, where the backend keeps several.
+pub const FLUSHES_IN_FLIGHT_MAX: usize = 8;
+
 /// Commits in flight at once where a flush is fast.
 pub const PIPELINE_DEPTH_FAST: usize = 2;
 

@@ -8,6 +8,7 @@
 //! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
 //! first commits; else before them.
 
+use super::afloat::Afloat;
 use super::making::Prepared;
 use super::open::{
     await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder, remove_unstarted,
@@ -27,11 +28,12 @@ use crate::limits::{
 };
 use crate::planted;
 use crate::storage::{
-    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, FlushPolicy, Latch, Submitted, Wait,
-    sweep_temporaries,
+    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, Latch, Submitted, sweep_temporaries,
 };
 use std::sync::Arc;
 use std::time::Duration;
+
+mod sink;
 
 #[cfg(durability_planted)]
 #[path = "appender_planted.rs"]
@@ -72,6 +74,8 @@ pub(crate) struct Appender<D: Directory + ?Sized> {
     durable_entry_id: u64,
     is_durable: bool,
     next_commit_id: u64,
+    /// Of an owner who does not wait; a shared log keeps its own account.
+    afloat: Afloat,
 }
 
 /// The segment that is being written.
@@ -147,6 +151,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             durable_entry_id: if is_durable { end.last_entry_id } else { 0 },
             is_durable,
             next_commit_id: 1,
+            afloat: Afloat::default(),
             options,
         };
         #[cfg(durability_planted)]
@@ -516,84 +521,6 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Path of the segment that is being written, for messages.
     pub(crate) fn current_path(&self) -> Option<&str> {
         self.current.as_ref().map(|current| current.path.as_str())
-    }
-}
-
-impl<D: Directory + ?Sized> FrameSink for Appender<D> {
-    fn check(&self) -> PersistenceResult<()> {
-        self.latch.check(self.durable_entry_id)
-    }
-
-    fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        self.check()?;
-        if self.needs_segment(frame_bytes) {
-            match self.current {
-                Some(_) => self.rotate()?,
-                None => self.first_segment()?,
-            }
-        }
-        self.reserve(frame_bytes)
-    }
-
-    fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
-        if let Err(error) = self.check() {
-            return (Err(error), None);
-        }
-        let commit_id = self.next_commit_id;
-        self.next_commit_id += 1;
-        let last_entry_id = batch.next_entry_id() - 1;
-        if let Err(error) = self.begin(batch, effect, commit_id) {
-            return (Err(error), None);
-        }
-        let Some(file) = self.file() else { return (Ok(()), None) };
-        let (mut result, buffer) = match file.reap(Wait::Forever) {
-            Ok(Some(completion)) => (completion.result, Some(completion.buffer)),
-            Ok(None) => (Err(PersistenceError::invalid_state("commit", "its completion is missing")), None),
-            Err(error) => (Err(error), None),
-        };
-        if let (true, Err(_), Some(durable)) =
-            (planted::on("retry_failed_sync"), &result, self.directory.as_durable())
-        {
-            let path = self.current.as_ref().map(|current| current.path.clone()).unwrap_or_default();
-            result = durable.sync_file(&path);
-        }
-        if let Err(error) = result {
-            return (Err(self.latch.trip(error)), buffer);
-        }
-        self.flushed_entry_id = last_entry_id;
-        if effect == Effect::Durable {
-            self.durable_entry_id = last_entry_id;
-        }
-        self.observe(effect);
-        (Ok(()), buffer)
-    }
-
-    fn sync(&mut self) -> PersistenceResult<()> {
-        self.check()?;
-        if self.durable_entry_id == self.flushed_entry_id {
-            return Ok(());
-        }
-        self.check_durable("sync")?;
-        self.commit_now(CommitBuffer::new(), Effect::Durable)?;
-        self.durable_entry_id = self.flushed_entry_id;
-        self.observe(Effect::Durable);
-        Ok(())
-    }
-
-    fn next_entry_id(&self) -> u64 {
-        self.begun_entry_id + 1
-    }
-
-    fn frame_alignment(&self) -> u32 {
-        self.options.frame_alignment
-    }
-
-    fn flush_settings(&self) -> (FlushPolicy, usize) {
-        (self.options.flush_policy, self.options.buffer_bytes)
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.options.environment.elapsed()
     }
 }
 
