@@ -24,7 +24,7 @@ use crate::formats::names;
 use crate::framing::{Batch, Control, FrameSink, control_commit, write_again};
 use crate::limits::{
     COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, PREPARE_CHUNK_BYTES,
-    RESERVE_BYTES_MIN,
+    RESERVE_BYTES_MIN, STREAM_BYTES_PER_COMMIT,
 };
 use crate::planted;
 use crate::storage::{
@@ -94,6 +94,8 @@ struct Current {
     /// Goes with the first commit.
     opening: Option<Opening>,
     created: Duration,
+    /// Durable commits of it that somebody asked for.
+    commits: u64,
 }
 
 impl<D: Directory + ?Sized> Appender<D> {
@@ -302,6 +304,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         current.offset += bytes;
         current.content_offset = current.offset;
         current.opening = None;
+        current.commits += u64::from(effect == Effect::Durable);
         self.begun_entry_id = last_entry_id;
         if self.helper.works() {
             self.pool.note_used(current.offset);
@@ -318,6 +321,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         };
         let (offset, buffer) = (current.offset, CommitBuffer::new());
         let commit = Commit { id: commit_id, offset, buffer, range: 0..0, effect: Effect::Durable };
+        current.commits += 1;
         match current.file.submit(commit) {
             Submitted::Accepted => Ok(()),
             Submitted::Refused { error, .. } => Err(self.latch.trip(error)),
@@ -384,7 +388,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     }
 
     fn first_segment(&mut self) -> PersistenceResult<()> {
-        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options, false)?;
         self.pool.enter(&prepared, None)?;
         self.current = Some(self.current_in(prepared, self.predecessor));
         // Not before: whoever opens a log and writes nothing has no thread and no file.
@@ -398,10 +402,11 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
         let environment = Arc::clone(&self.options.environment);
         let began = environment.elapsed();
-        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options, self.is_streaming())?;
         if !planted::on("rotate_without_sync") {
             self.seal(SealReason::Rotation, Some((prepared.id, prepared.salt)))?;
         }
+        self.cut_sealed();
         self.go_on_in(prepared, None)?;
         self.rotations.stalled(environment.elapsed().saturating_sub(began));
         Ok(())
@@ -411,7 +416,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     fn rotate_to_ready(&mut self) -> PersistenceResult<()> {
         let environment = Arc::clone(&self.options.environment);
         let began = environment.elapsed();
-        let Obtained { prepared, waited } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, waited } = self.pool.obtain(&self.options, self.is_streaming())?;
         if self.is_durable && !planted::on("switch_without_sync") {
             // Only where something was flushed and nobody waited for it.
             self.sync()?;
@@ -432,11 +437,33 @@ impl<D: Directory + ?Sized> Appender<D> {
         let alignment = self.options.frame_alignment;
         let seal = control_commit(content, current.offset, current.seed, alignment, next_entry_id, durable);
         let end = current.offset + seal.len() as u64;
-        // Spare files keep their blocks; of others what an early rotation left is given back.
-        let is_left = current.reserved > end + PREPARE_CHUNK_BYTES as u64;
-        let cut = (is_left && self.options.recycle_capacity == 0).then_some(end);
+        let cut = self.is_left_behind(end).then_some(end);
         let (file, path, offset) = (Arc::clone(&current.file), current.path.clone(), current.offset);
         Some(Retired { file, path, seal, offset, effect: self.effect(), cut })
+    }
+
+    /// Whether so much of the current segment was asked for behind `end` that it is given back. Spare files keep
+    /// their blocks; of others it is what an early rotation left.
+    fn is_left_behind(&self, end: u64) -> bool {
+        let reserved = self.current.as_ref().map_or(0, |current| current.reserved);
+        let is_left = reserved != u64::MAX && reserved > end + PREPARE_CHUNK_BYTES as u64;
+        is_left && self.options.recycle_capacity == 0
+    }
+
+    /// Gives back what the current segment, which is sealed, has not used.
+    fn cut_sealed(&self) {
+        let Some(current) = self.current.as_ref().filter(|current| current.opening.is_none()) else { return };
+        if self.is_left_behind(current.offset) {
+            if let Err(error) = current.file.set_size(current.offset) {
+                tracing::debug!(%error, path = %current.path, "a sealed segment keeps its zeros");
+            }
+        }
+    }
+
+    /// Whether the current segment was filled with hardly a commit that somebody waited for.
+    fn is_streaming(&self) -> bool {
+        let stream_bytes = |current: &Current| STREAM_BYTES_PER_COMMIT.saturating_mul(current.commits.max(1));
+        self.current.as_ref().is_some_and(|current| current.content_offset >= stream_bytes(current))
     }
 
     /// The current segment is full, and all of it durable: what follows is written to `next`.
@@ -477,6 +504,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             reserved: if grows && !planted::on("skip_reserve") { bytes.max(offset) } else { u64::MAX },
             opening: Some(opening),
             created: self.options.environment.elapsed(),
+            commits: 0,
         }
     }
 

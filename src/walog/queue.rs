@@ -71,6 +71,8 @@ pub(super) struct Queue {
     /// Entries since the last flush, for the flush policy.
     pub unflushed: usize,
     pub last_flush: Duration,
+    /// Payload, in bytes, at which to look again whether a flush that is due can begin.
+    pub flush_again_bytes: usize,
     /// Smoothed time from the beginning of a commit to its completion, in nanoseconds.
     pub commit_ns: u64,
     /// Entries in the batch that began last.
@@ -168,6 +170,7 @@ impl Queue {
             room: Room::default(),
             unflushed: 0,
             last_flush: options.environment.elapsed(),
+            flush_again_bytes: 0,
             commit_ns: 0,
             batch_entries: 0,
             probe: Probe::new(options.telemetry.is_some()),
@@ -221,7 +224,7 @@ impl Queue {
             }
             FlushPolicy::Manual => false,
         };
-        due || self.pending.payload_bytes() >= self.options.buffer_bytes
+        due || self.pending.payload_bytes() >= self.options.buffer_bytes.max(self.flush_again_bytes)
     }
 
     pub fn check(&self) -> PersistenceResult<()> {
@@ -362,8 +365,7 @@ impl Queue {
                 Some(buffer) => Batch::reuse(buffer, alignment, last_entry_id + 1),
                 None => Batch::new(alignment, last_entry_id + 1, COMMIT_BUFFER_BYTES_INITIAL),
             };
-            self.unflushed = 0;
-            self.last_flush = now;
+            (self.unflushed, self.last_flush, self.flush_again_bytes) = (0, now, 0);
             self.batch_entries = entries;
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };

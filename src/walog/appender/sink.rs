@@ -111,6 +111,7 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
         }
         self.check_durable("sync")?;
         self.commit_now(CommitBuffer::new(), Effect::Durable)?;
+        self.current.iter_mut().for_each(|current| current.commits += 1);
         self.durable_entry_id = self.flushed_entry_id;
         self.observe(Effect::Durable);
         Ok(())

@@ -38,6 +38,8 @@ impl<D: Directory + ?Sized> Committer<D> {
                 queue = self.submit(queue, entry_id, Effect::Flushed);
                 queue.nobody_waits = false;
                 queue = self.start(queue);
+            } else if queue.postpone_flush() {
+                break Ok(());
             } else {
                 let oldest = queue.flights.front().map(|flight| flight.last_entry_id);
                 self.wait_locked(queue, oldest.unwrap_or(entry_id), Effect::Flushed)?;

