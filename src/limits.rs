@@ -28,7 +28,7 @@ pub const PIPELINE_DEPTH_SLOW: usize = 4;
 pub const FLUSHES_IN_FLIGHT_MAX: usize = 8;
 
 /// Payload, in bytes, up to which a batch grows that nobody waits for while no flush can begin.
-pub const FLUSH_BYTES_MAX: usize = 512 << 10;
+pub const FLUSH_BYTES_MAX: usize = 256 << 10;
 
 /// Commits in flight at once where a flush is fast.
 pub const PIPELINE_DEPTH_FAST: usize = 2;

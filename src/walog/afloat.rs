@@ -8,13 +8,17 @@
 //! on the file while one is in flight.
 
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::limits::FLUSHES_IN_FLIGHT_MAX;
+use crate::limits::{BUFFER_BYTES_DEFAULT, FLUSH_BYTES_MAX, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Wait};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Largest buffer that is kept, in bytes.
 const SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// Room for frames that are put together, in bytes: one more than is waited for.
+const PILE_BYTES: usize = FLUSH_BYTES_MAX + 2 * BUFFER_BYTES_DEFAULT;
 
 /// What is in flight, in the order in which it began.
 #[derive(Debug, Default)]
@@ -22,9 +26,22 @@ pub(super) struct Afloat {
     flights: VecDeque<Flight>,
     /// Commits whose completion was not collected.
     running: usize,
-    /// Payload in flight, in bytes.
+    /// In flight.
     bytes: usize,
     spares: Vec<CommitBuffer>,
+    /// What found no place yet.
+    outbox: Option<Frames>,
+    /// Frames have been put together: every buffer has room for that.
+    has_piled: bool,
+}
+
+/// Frames that have their place in a file, one behind the other.
+#[derive(Debug)]
+pub(super) struct Frames {
+    pub buffer: CommitBuffer,
+    pub range: Range<usize>,
+    pub offset: u64,
+    pub last_entry_id: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +53,36 @@ struct Flight {
 }
 
 impl Afloat {
+    /// Whether nothing is in flight, and nothing is left for later.
+    pub fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.outbox.is_none()
+    }
+
+    /// Puts frames behind those that are left for later; answers how many bytes these are now.
+    pub fn put(&mut self, frames: Frames) -> usize {
+        let bytes = match &mut self.outbox {
+            None => self.outbox.insert(frames).range.len(),
+            Some(outbox) => {
+                debug_assert_eq!(outbox.offset + outbox.range.len() as u64, frames.offset);
+                self.has_piled = true;
+                outbox.buffer.truncate(outbox.range.end);
+                outbox.buffer.reserve(PILE_BYTES.saturating_sub(outbox.buffer.len()));
+                outbox.buffer.extend_from_slice(&frames.buffer[frames.range]);
+                outbox.range.end = outbox.buffer.len();
+                outbox.last_entry_id = frames.last_entry_id;
+                let bytes = outbox.range.len();
+                self.keep(frames.buffer);
+                bytes
+            }
+        };
+        bytes
+    }
+
+    /// Takes what is left for later.
+    pub fn take(&mut self) -> Option<Frames> {
+        self.outbox.take()
+    }
+
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.flights.is_empty()
@@ -77,13 +124,21 @@ impl Afloat {
         Ok(flushed)
     }
 
-    fn settle(&mut self, completion: Completion) -> PersistenceResult<()> {
-        let Completion { id, buffer, result } = completion;
-        self.running -= 1;
-        // A buffer that one huge batch has grown is not kept.
+    fn keep(&mut self, mut buffer: CommitBuffer) {
+        if self.has_piled && buffer.capacity() < PILE_BYTES {
+            buffer.clear();
+            buffer.reserve(PILE_BYTES);
+        }
+        // One that a huge batch has grown is not.
         if self.spares.len() < FLUSHES_IN_FLIGHT_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
             self.spares.push(buffer);
         }
+    }
+
+    fn settle(&mut self, completion: Completion) -> PersistenceResult<()> {
+        let Completion { id, buffer, result } = completion;
+        self.running -= 1;
+        self.keep(buffer);
         if !planted::on("believe_failed_flush") {
             result?;
         }

@@ -8,7 +8,7 @@
 //! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
 //! first commits; else before them.
 
-use super::afloat::Afloat;
+use super::afloat::{Afloat, Frames};
 use super::making::Prepared;
 use super::open::{
     await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder, remove_unstarted,
@@ -221,7 +221,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         reason: SealReason,
         successor: Option<(u64, u64)>,
     ) -> PersistenceResult<()> {
-        self.check()?;
+        self.finish_writes()?;
         debug_assert_eq!(self.begun_entry_id, self.flushed_entry_id, "nothing is in flight");
         if self.is_durable && !planted::on("seal_attests_flushed") {
             // So that the seal can attest the very last entry.
@@ -286,26 +286,37 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Gives a batch to the current segment's file, whose completion somebody else collects and tells with
     /// [`progress`](Self::progress). Room was made before; a refusal poisons.
     pub(crate) fn begin(&mut self, batch: Batch, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
+        let frames = self.place(batch)?;
+        self.submit(frames, effect, commit_id)
+    }
+
+    /// Gives a batch its place at the end of the current segment.
+    fn place(&mut self, batch: Batch) -> PersistenceResult<Frames> {
         self.check()?;
         let Some(current) = &mut self.current else {
             return Err(PersistenceError::invalid_state("write", "no room was made"));
         };
         debug_assert_eq!(batch.first_entry_id(), self.begun_entry_id + 1);
         let last_entry_id = batch.next_entry_id() - 1;
-        let opening = current.opening.as_ref();
+        let opening = current.opening.take();
         let early = planted::on("frame_attests_flushed");
         let durable = if early { self.flushed_entry_id } else { self.durable_entry_id };
-        let (buffer, range) = batch.finish(current.offset, current.seed, durable, opening);
-        let bytes = range.len() as u64;
-        let commit = Commit { id: commit_id, offset: current.offset, buffer, range, effect };
+        let offset = current.offset;
+        let (buffer, range) = batch.finish(offset, current.seed, durable, opening.as_ref());
+        current.offset += range.len() as u64;
+        current.content_offset = current.offset;
+        self.begun_entry_id = last_entry_id;
+        Ok(Frames { buffer, range, offset, last_entry_id })
+    }
+
+    fn submit(&mut self, frames: Frames, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Frames { buffer, range, offset, .. } = frames;
+        let commit = Commit { id: commit_id, offset, buffer, range, effect };
         if let Submitted::Refused { error, .. } = current.file.submit(commit) {
             return Err(self.latch.trip(error));
         }
-        current.offset += bytes;
-        current.content_offset = current.offset;
-        current.opening = None;
         current.commits += u64::from(effect == Effect::Durable);
-        self.begun_entry_id = last_entry_id;
         if self.helper.works() {
             self.pool.note_used(current.offset);
         }

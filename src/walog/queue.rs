@@ -73,6 +73,8 @@ pub(super) struct Queue {
     pub last_flush: Duration,
     /// Payload, in bytes, at which to look again whether a flush that is due can begin.
     pub flush_again_bytes: usize,
+    /// Batches have grown while no flush could begin: every buffer has room for that.
+    pub has_piled: bool,
     /// Smoothed time from the beginning of a commit to its completion, in nanoseconds.
     pub commit_ns: u64,
     /// Entries in the batch that began last.
@@ -171,6 +173,7 @@ impl Queue {
             unflushed: 0,
             last_flush: options.environment.elapsed(),
             flush_again_bytes: 0,
+            has_piled: false,
             commit_ns: 0,
             batch_entries: 0,
             probe: Probe::new(options.telemetry.is_some()),
@@ -385,7 +388,10 @@ impl Queue {
     /// Books a completion; watermarks move over the commits that have ended, in the order of their beginning.
     pub fn settle(&mut self, completion: Completion, now: Duration) {
         self.running -= 1;
-        let Completion { id, buffer, result } = completion;
+        let Completion { id, mut buffer, result } = completion;
+        if self.has_piled {
+            self.widen(&mut buffer);
+        }
         let keep_max = 4 * self.options.buffer_bytes.max(1 << 20);
         if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth_max() {
             self.spares.push(buffer);

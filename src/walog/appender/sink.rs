@@ -5,22 +5,36 @@
 use super::Appender;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::{Batch, FrameSink};
+use crate::limits::FLUSH_BYTES_MAX;
 use crate::planted;
-use crate::storage::{CommitBuffer, Directory, Effect, FlushPolicy, Wait};
+use crate::storage::{CommitBuffer, CommitFile, Directory, Effect, FlushPolicy, Wait};
 use std::time::Duration;
 
 impl<D: Directory + ?Sized> Appender<D> {
-    /// Begins a flush that nobody waits for.
+    /// Begins a flush that nobody waits for, or leaves it for later where no place is free: it then goes with those
+    /// that follow, in one write. The frames are the same, whatever the disk takes its time for.
     fn begin_afloat(&mut self, batch: Batch) -> PersistenceResult<()> {
         let Some(file) = self.file().cloned() else { return Ok(()) };
         self.collect_afloat(Wait::Never)?;
-        while self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max) {
+        let frames = self.place(batch)?;
+        let outbox_bytes = self.afloat.put(frames);
+        let waits = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
+        if waits && outbox_bytes < FLUSH_BYTES_MAX {
+            return Ok(());
+        }
+        self.send_afloat(file.as_ref())
+    }
+
+    /// Begins whatever was left for later, when there is a place.
+    fn send_afloat(&mut self, file: &dyn CommitFile) -> PersistenceResult<()> {
+        let Some(frames) = self.afloat.take() else { return Ok(()) };
+        while self.afloat.is_full(file, self.options.in_flight_bytes_max) {
             self.collect_afloat(Wait::Forever)?;
         }
-        let (commit_id, last_entry_id) = (self.next_commit_id, batch.next_entry_id() - 1);
-        let bytes = batch.payload_bytes();
+        let commit_id = self.next_commit_id;
         self.next_commit_id += 1;
-        self.begin(batch, Effect::Flushed, commit_id)?;
+        let (last_entry_id, bytes) = (frames.last_entry_id, frames.range.len());
+        self.submit(frames, Effect::Flushed, commit_id)?;
         self.afloat.begin(commit_id, last_entry_id, bytes);
         file.start().map_err(|error| self.latch.trip(error))?;
         // A file that does everything at once has ended it by now.
@@ -98,6 +112,12 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
 
     fn finish_writes(&mut self) -> PersistenceResult<()> {
         self.check()?;
+        if self.afloat.is_idle() {
+            return Ok(());
+        }
+        if let Some(file) = self.file().cloned() {
+            self.send_afloat(file.as_ref())?;
+        }
         while !self.afloat.is_empty() {
             self.collect_afloat(Wait::Forever)?;
         }

@@ -4,9 +4,11 @@
 //! what had completed before it began, and whoever asks for one must not wait for flushes without end.
 
 use super::Queue;
+use crate::framing::reserve;
 use crate::limits::{FLUSH_BYTES_MAX, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
-use crate::storage::{Effect, FlushPolicy};
+use crate::storage::{CommitBuffer, Effect, FlushPolicy};
+use crate::walog::options::WalOptions;
 use std::time::Duration;
 
 impl Queue {
@@ -44,18 +46,48 @@ impl Queue {
     /// disk gets at once is the larger the longer it takes.
     pub fn postpone_flush(&mut self) -> bool {
         let pending = self.pending.payload_bytes();
-        let (buffer_bytes, quarter) = (self.options.buffer_bytes, self.options.segment_bytes_max / 4);
-        // What is left empty at the end of a segment is at most that.
-        let bytes_max = usize::try_from(quarter).unwrap_or(usize::MAX).min(FLUSH_BYTES_MAX).max(buffer_bytes);
-        if pending >= bytes_max {
+        if pending >= self.pile_bytes_max() {
             return false;
         }
         self.unflushed = 0;
-        self.flush_again_bytes = pending + buffer_bytes / 4;
+        self.flush_again_bytes = pending + self.options.buffer_bytes / 4;
         if matches!(self.options.flush_policy, FlushPolicy::Interval(_)) {
             self.last_flush = self.options.environment.elapsed();
         }
+        if !self.has_piled {
+            self.widen_all();
+        }
         true
+    }
+
+    /// Up to here a batch grows while no flush can begin; what is left empty at the end of a segment is at most that.
+    fn pile_bytes_max(&self) -> usize {
+        let quarter = usize::try_from(self.options.segment_bytes_max / 4).unwrap_or(usize::MAX);
+        quarter.min(FLUSH_BYTES_MAX).max(self.options.buffer_bytes)
+    }
+
+    /// All at once, so that afterwards nothing is allocated any more.
+    fn widen_all(&mut self) {
+        self.has_piled = true;
+        let mut spares = std::mem::take(&mut self.spares);
+        let missing = self.flushes_max().saturating_sub(self.flights.len() + spares.len());
+        spares.extend(std::iter::repeat_with(CommitBuffer::new).take(missing));
+        spares.iter_mut().for_each(|spare| self.widen(spare));
+        self.spares = spares;
+        self.pending.reserve(self.widened_bytes());
+    }
+
+    /// Makes room for what may pile up.
+    pub(super) fn widen(&self, buffer: &mut CommitBuffer) {
+        buffer.clear();
+        reserve(buffer, self.options.frame_alignment as usize, self.widened_bytes());
+    }
+
+    /// An append looks only behind itself whether that is enough. Buffers of a size of their own grow by themselves.
+    fn widened_bytes(&self) -> usize {
+        let WalOptions { buffer_bytes, in_flight_bytes_max, .. } = self.options;
+        let is_usual = buffer_bytes <= FLUSH_BYTES_MAX && in_flight_bytes_max >= FLUSH_BYTES_MAX;
+        if is_usual { self.pile_bytes_max() + buffer_bytes } else { 0 }
     }
 
     /// Whether a completion may be there that nobody is about to collect.
