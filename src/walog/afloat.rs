@@ -153,3 +153,80 @@ impl Afloat {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Commit, CommitLimits, CommitStrategy, Submitted};
+    use std::sync::Mutex;
+
+    /// Completes what it is told to, in that order.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Option<u64>>>);
+
+    impl CommitFile for Scripted {
+        fn limits(&self) -> CommitLimits {
+            CommitLimits { in_flight_max: 3, alignment: 1, durable: true }
+        }
+        fn strategy(&self) -> CommitStrategy {
+            CommitStrategy::WriteThenSync
+        }
+        fn submit(&self, _: Commit) -> Submitted {
+            Submitted::Accepted
+        }
+        fn start(&self) -> PersistenceResult<()> {
+            Ok(())
+        }
+        fn reap(&self, _: Wait) -> PersistenceResult<Option<Completion>> {
+            let next = self.0.lock().expect("no panic").pop_front().flatten();
+            Ok(next.map(|id| Completion { id, buffer: CommitBuffer::new(), result: Ok(()) }))
+        }
+        fn size(&self) -> PersistenceResult<u64> {
+            Ok(0)
+        }
+        fn set_size(&self, _: u64) -> PersistenceResult<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_flushed_moves_in_the_order_in_which_flushes_began() {
+        let script = [None, Some(2), None, Some(1), None, Some(4), Some(3)];
+        let file = Scripted(Mutex::new(script.into()));
+        let mut afloat = Afloat::default();
+        for commit_id in 1..=3 {
+            assert!(!afloat.is_full(&file, 1000));
+            afloat.begin(commit_id, 10 * commit_id, 100);
+        }
+        assert!(afloat.is_full(&file, 1000), "it takes three");
+        let mut flushed = || {
+            let flushed = afloat.collect(&file, Wait::Never).expect("nothing fails");
+            (flushed, afloat.is_full(&file, 1000))
+        };
+        assert_eq!(flushed(), (None, true));
+        assert_eq!(flushed(), (None, true), "the second has ended, the first has not");
+        assert_eq!(flushed(), (Some(20), false));
+        afloat.begin(4, 40, 900);
+        assert!(afloat.is_full(&file, 1000), "as many bytes as may be");
+        assert_eq!(afloat.collect(&file, Wait::Never).expect("nothing fails"), Some(40));
+        assert!(afloat.is_idle());
+    }
+
+    #[test]
+    fn frames_that_are_put_together_are_one_write_of_the_same_bytes() {
+        let mut afloat = Afloat::default();
+        assert!(afloat.take().is_none());
+        for (index, byte) in (0..3u8).enumerate() {
+            let mut buffer = CommitBuffer::from_slice(&[9; 512]);
+            buffer.extend_from_slice(&[byte; 512]);
+            let offset = 4096 + 512 * index as u64;
+            let frames = Frames { buffer, range: 512..1024, offset, last_entry_id: index as u64 + 1 };
+            assert_eq!(afloat.put(frames), 512 * (index + 1));
+        }
+        assert!(!afloat.is_idle());
+        let frames = afloat.take().expect("is there");
+        assert_eq!((frames.offset, frames.last_entry_id), (4096, 3));
+        let expected = [[0; 512], [1; 512], [2; 512]].concat();
+        assert_eq!(frames.buffer[frames.range], expected);
+    }
+}

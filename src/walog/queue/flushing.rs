@@ -108,3 +108,68 @@ impl Queue {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing::Batch;
+    use crate::limits::FRAME_ALIGNMENT_MIN;
+    use crate::walog::queue::Room;
+
+    fn queue(buffer_bytes: usize) -> Queue {
+        let options = WalOptions { buffer_bytes, ..WalOptions::default() };
+        let mut queue = Queue::new(options, Batch::new(FRAME_ALIGNMENT_MIN, 1, 0), (0, 0));
+        let room = Room { bytes_left: Some(1 << 30), reserved_bytes_left: 1 << 30, old_at: None };
+        queue.enter_segment(room, None);
+        queue.in_flight_max = 32;
+        queue
+    }
+
+    fn append(queue: &mut Queue, bytes: usize) -> u64 {
+        queue.push_all(1, &mut |batch, _| batch.push(&vec![1; bytes])).expect("fits")
+    }
+
+    fn begin(queue: &mut Queue) {
+        queue.nobody_waits = true;
+        queue.take(Effect::Flushed, false, Duration::ZERO);
+        queue.running += 1;
+    }
+
+    #[test]
+    fn no_flush_begins_while_somebody_asks_for_durability() {
+        let mut queue = queue(1000);
+        append(&mut queue, 10);
+        assert!(queue.can_begin_flush());
+        begin(&mut queue);
+        let entry_id = append(&mut queue, 10);
+        assert!(queue.can_begin_flush(), "beside another one");
+        queue.demand(entry_id, Effect::Flushed);
+        assert!(queue.can_begin_flush(), "a flush serves whoever waits for one");
+        queue.demand(entry_id, Effect::Durable);
+        assert!(!queue.can_begin_flush(), "or it would wait for flushes without end");
+        assert!(!queue.can_submit(entry_id, Effect::Durable), "the flush in flight comes first");
+    }
+
+    #[test]
+    fn flushes_are_bounded_and_then_a_batch_grows_and_then_somebody_waits() {
+        let mut queue = queue(1000);
+        for _ in 0..FLUSHES_IN_FLIGHT_MAX {
+            append(&mut queue, 10);
+            assert!(queue.can_begin_flush());
+            begin(&mut queue);
+        }
+        append(&mut queue, 10);
+        assert!(!queue.can_begin_flush());
+        assert!(queue.can_collect());
+        let mut postponed = 0;
+        while queue.postpone_flush() {
+            postponed += 1;
+            assert!(!queue.is_flush_due(), "not before more is there");
+            while !queue.is_flush_due() {
+                append(&mut queue, 10);
+            }
+        }
+        assert!(postponed > 1);
+        assert!(queue.pending.payload_bytes() <= FLUSH_BYTES_MAX + 1000, "{}", queue.pending.payload_bytes());
+    }
+}
