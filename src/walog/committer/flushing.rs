@@ -10,6 +10,7 @@ use super::{Committer, Guard, Reaping};
 use crate::error::PersistenceResult;
 use crate::planted;
 use crate::storage::{Directory, Effect, Wait};
+use crate::walog::queue::Queue;
 
 impl<D: Directory + ?Sized> Committer<D> {
     /// Begins the flush that the append of `entry_id` has made due. `seen`: refusals known by then.
@@ -46,12 +47,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 queue = self.queue();
             }
         };
-        // As in `collect_ended`.
-        let next = queue.next_driver();
-        drop(queue);
-        if let Some(next) = next {
-            next.unpark();
-        }
+        hand_on(&mut queue);
         outcome
     }
 
@@ -98,10 +94,19 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             queue = self.tell(queue);
         }
-        // Whoever came meanwhile has found the role taken.
-        if let (true, Some(next)) = (has_driven, queue.next_driver()) {
-            next.unpark();
+        if has_driven {
+            hand_on(&mut queue);
         }
         queue
+    }
+}
+
+/// Whoever came while this thread drove has found a role taken, and waits.
+fn hand_on(queue: &mut Queue) {
+    if planted::on("flush_forgets_next_driver") {
+        return;
+    }
+    if let Some(next) = queue.next_driver() {
+        next.unpark();
     }
 }
