@@ -60,7 +60,7 @@ impl Afloat {
 
     /// Puts frames behind those that are left for later; answers how many bytes these are now.
     pub fn put(&mut self, frames: Frames) -> usize {
-        let bytes = match &mut self.outbox {
+        match &mut self.outbox {
             None => self.outbox.insert(frames).range.len(),
             Some(outbox) => {
                 debug_assert_eq!(outbox.offset + outbox.range.len() as u64, frames.offset);
@@ -74,8 +74,7 @@ impl Afloat {
                 self.keep(frames.buffer);
                 bytes
             }
-        };
-        bytes
+        }
     }
 
     /// Takes what is left for later.

@@ -20,10 +20,7 @@ impl Queue {
 
     /// How many may be in flight that nobody waits for.
     pub(super) fn flushes_max(&self) -> usize {
-        let depth = self
-            .options
-            .pipeline_depth
-            .unwrap_or_else(|| std::env::var("ZD").map_or(FLUSHES_IN_FLIGHT_MAX, |v| v.parse().unwrap_or(4)));
+        let depth = self.options.pipeline_depth.unwrap_or(FLUSHES_IN_FLIGHT_MAX);
         depth.clamp(1, self.in_flight_max.max(1))
     }
 
