@@ -18,6 +18,7 @@ plants() {
     cat <<'TABLE'
 forget_next_driver | walog::models::every_ticket_resolves_once_whoever_waits
 look_before_listing | walog::models::every_durable_append_returns_and_is_durable
+flush_forgets_next_driver | walog::models::flushes_that_nobody_waits_for_keep_nobody_waiting
 told_waits_unlisted | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds
 refusal_forgets_waiters | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds
 refusal_keeps_role | walog::models::a_refused_commit_reaches_everybody_and_the_next_one_succeeds

@@ -51,6 +51,14 @@ skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
 drop_seal_watermark | it | damage::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
+durable_beside_flushes | it | flushing::no_power_cut_beside_flushes_in_flight_loses_what_was_acknowledged
+await_each_flush | it | flushing::several_are_in_flight_beside_each_other_and_no_more_than_is_promised
+believe_failed_flush | it | flushing::one_that_fails_last_is_met_by_whoever_waits
+flushed_out_of_order | lib | walog::afloat::tests::what_is_flushed_moves_in_the_order_in_which_flushes_began
+flushes_starve_commits | lib | walog::queue::flushing::tests::no_flush_begins_while_somebody_asks_for_durability
+full_of_ended_flushes | it | flushing::what_has_ended_makes_room_although_nobody_waits_for_it
+flushes_never_start | it | flushing::what_is_flushed_reaches_the_file_although_nobody_calls_again
+streams_are_zero_filled | it | flushing::what_nobody_commits_to_is_not_written_twice
 rotate_beside_flights | it | tickets::no_segment_is_left_while_commits_of_it_are_in_flight
 sync_waits_for_segment | it | tickets::what_is_flushed_becomes_durable_although_there_is_no_space_for_what_follows
 header_block_is_a_sector | lib | formats::scan::tests::any_set_of_sectors_of_a_last_frame_that_survives_is_torn_whatever_the_alignment

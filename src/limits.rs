@@ -24,6 +24,12 @@ pub const DEVICE_SLOW_US: u64 = 120;
 /// Commits in flight at once where a flush is slow.
 pub const PIPELINE_DEPTH_SLOW: usize = 4;
 
+/// Flushes in flight at once that nobody waits for, where the backend keeps several.
+pub const FLUSHES_IN_FLIGHT_MAX: usize = 8;
+
+/// Payload, in bytes, up to which a batch grows that nobody waits for while no flush can begin.
+pub const FLUSH_BYTES_MAX: usize = 256 << 10;
+
 /// Commits in flight at once where a flush is fast.
 pub const PIPELINE_DEPTH_FAST: usize = 2;
 
@@ -69,6 +75,10 @@ pub const ZERO_FILL_BYTES: usize = 1 << 20;
 /// How much is zero-filled with one write while a segment is prepared ahead of need, in bytes: what a commit may
 /// have to wait behind.
 pub const PREPARE_CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes written for each durable commit, in a segment, from which on zero-filling the next one costs the disk more
+/// than it saves those commits.
+pub const STREAM_BYTES_PER_COMMIT: u64 = 256 << 10;
 
 /// Segments that are kept ready by default.
 pub const PREPARED_SEGMENTS_DEFAULT: usize = 1;

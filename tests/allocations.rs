@@ -9,7 +9,7 @@
 
 use durability::DurableDirectory;
 use durability::backends::Backend;
-use durability::walog::{PrepareAhead, SyncWalWriter, Telemetry, WalOptions};
+use durability::walog::{PrepareAhead, SyncWalWriter, Telemetry, WalOptions, WalWriter};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future;
 use std::pin::pin;
@@ -111,10 +111,27 @@ fn measure(backend: Backend, telemetry: Option<Arc<Telemetry>>) {
     assert_eq!(all, [0; 7], "{what}: allocations in steady state");
 }
 
+/// A log with one owner: flushes that nobody waits for, and commits.
+fn measure_own(backend: Backend) {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let opened = backend.open(root.path()).expect("opens");
+    let options =
+        WalOptions { segment_bytes_max: 1 << 30, preallocate_bytes: 8 << 20, ..WalOptions::default() };
+    let wal = WalWriter::<(), dyn DurableDirectory>::open_with(opened.directory, options);
+    let mut wal = wal.expect("opens");
+    let entry = [7; 1024];
+    let appends = count(20_000, || assert!(wal.append_bytes(&entry).expect("appends") > 0));
+    let durable = count(100, || assert!(wal.append_bytes_durable(&entry).expect("commits") > 0));
+    wal.close().expect("closes");
+    println!("{backend}, one owner: append {appends}, append_durable {durable}");
+    assert_eq!([appends, durable], [0; 2], "{backend}: allocations in steady state");
+}
+
 fn main() {
     // It counts at all.
     assert_eq!(count(10, || drop(std::hint::black_box(Box::new(1)))), 10);
     for backend in [Backend::Std, Backend::Auto] {
+        measure_own(backend);
         measure(backend, None);
         measure(backend, Some(Arc::new(Telemetry::new())));
     }

@@ -27,7 +27,8 @@ impl Batch {
     /// An empty batch whose first entry will have this id, with room for `capacity` bytes of payload.
     pub fn new(alignment: u32, first_entry_id: u64, capacity: usize) -> Self {
         let front = alignment as usize;
-        let mut buffer = CommitBuffer::with_capacity(front + FRAME_HEADER_BYTES + capacity + front);
+        let mut buffer = CommitBuffer::new();
+        reserve(&mut buffer, front, capacity);
         buffer.resize(front + FRAME_HEADER_BYTES, 0);
         Self { buffer, front, first_entry_id, entry_count: 0 }
     }
@@ -70,6 +71,11 @@ impl Batch {
     /// Whether an entry of `bytes` would still fit into the batch.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.payload_bytes() + ENTRY_LENGTH_BYTES + bytes <= BATCH_BYTES_MAX
+    }
+
+    /// Makes room for `capacity` bytes of payload, so that no more is allocated up to there.
+    pub fn reserve(&mut self, capacity: usize) {
+        reserve(&mut self.buffer, self.front, capacity);
     }
 
     /// Appends an entry; returns its id. Too large an entry leaves the batch as it was.
@@ -198,6 +204,12 @@ impl Batch {
         buffer.resize(front + FRAME_HEADER_BYTES, 0);
         Self { buffer, front, first_entry_id, entry_count: 0 }
     }
+}
+
+/// Makes room in a buffer for a batch with `capacity` bytes of payload.
+pub fn reserve(buffer: &mut CommitBuffer, alignment: usize, capacity: usize) {
+    let bytes = alignment + FRAME_HEADER_BYTES + capacity + alignment;
+    buffer.reserve(bytes.saturating_sub(buffer.len()));
 }
 
 /// Rolls a batch back when it is dropped.

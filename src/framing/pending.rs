@@ -19,6 +19,16 @@ pub trait FrameSink {
     fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()>;
     /// Writes a batch. Any failure poisons.
     fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>);
+    /// Begins to write a batch, and waits no longer than until what is in flight leaves it a place; answers a
+    /// buffer that is free, where there is one. Any failure poisons, also one of what was begun before. A sink
+    /// without this writes it.
+    fn begin_write(&mut self, batch: Batch) -> (PersistenceResult<()>, Option<CommitBuffer>) {
+        self.write(batch, Effect::Flushed)
+    }
+    /// Waits for everything that was begun.
+    fn finish_writes(&mut self) -> PersistenceResult<()> {
+        Ok(())
+    }
     /// Makes everything written durable.
     fn sync(&mut self) -> PersistenceResult<()>;
     /// Id of the entry behind everything written.
@@ -97,7 +107,7 @@ impl Pending {
             return Ok(Vec::new());
         }
         // Sharing a frame with earlier entries would be harmless, but a large batch might not fit behind them.
-        self.flush(sink, Effect::Flushed)?;
+        self.write_out(sink, S::begin_write)?;
         let batch = self.batch(sink);
         let mark = batch.mark();
         let first = batch.push_all(count, push)?;
@@ -107,14 +117,23 @@ impl Pending {
 
     /// Writes the pending batch; with [`Effect::Durable`] everything written is durable on return.
     pub fn flush<S: FrameSink>(&mut self, sink: &mut S, effect: Effect) -> PersistenceResult<()> {
+        self.write_out(sink, |sink, batch| sink.write(batch, effect))?;
+        sink.finish_writes()?;
+        if effect == Effect::Durable { sink.sync() } else { Ok(()) }
+    }
+
+    fn write_out<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        write: impl FnOnce(&mut S, Batch) -> (PersistenceResult<()>, Option<CommitBuffer>),
+    ) -> PersistenceResult<()> {
         sink.check()?;
         match &self.batch {
             Some(batch) if !batch.is_empty() => sink.make_room(batch.frame_bytes())?,
-            _ if effect == Effect::Durable => return sink.sync(),
             _ => return Ok(()),
         }
         let Some(batch) = self.batch.take() else { return Ok(()) };
-        let (result, buffer) = sink.write(batch, effect);
+        let (result, buffer) = write(sink, batch);
         result?;
         self.last_flush = sink.elapsed();
         let (_, buffer_bytes) = sink.flush_settings();
@@ -145,7 +164,13 @@ impl Pending {
         if !due && batch.payload_bytes() < buffer_bytes {
             return Ok(());
         }
-        self.flush(sink, Effect::Flushed).inspect_err(|_| self.take_back(sink, mark))
+        // Each append is a flush: whoever asks for that waits for it.
+        let is_awaited = matches!(policy, FlushPolicy::PerAppend | FlushPolicy::EveryN(0 | 1));
+        let flushed = match is_awaited || planted::on("await_each_flush") {
+            true => self.flush(sink, Effect::Flushed),
+            false => self.write_out(sink, S::begin_write),
+        };
+        flushed.inspect_err(|_| self.take_back(sink, mark))
     }
 
     /// After a failure that did not poison nothing was written: the entries behind `mark` are taken back, so

@@ -12,11 +12,15 @@ use std::time::Duration;
 /// When a writer hands appended entries to the operating system by itself.
 ///
 /// This never makes anything durable; only `flush_and_sync` (and what is built on it) does.
+///
+/// A write-ahead log waits for a flush only after every append. The others it begins and goes on, a few beside each
+/// other; while the disk is busy with those, what follows goes with the next one, which some later append begins. What
+/// must be with the operating system is asked for with `flush`. A flush that fails is met by a later call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushPolicy {
-    /// After every append.
+    /// After every append, which waits for it.
     PerAppend,
-    /// After every `n` entries; 0 means after every append.
+    /// After every `n` entries; 0 and 1 mean after every append.
     EveryN(usize),
     /// When at least this long has passed since the last flush; checked at append, no timer runs.
     Interval(Duration),

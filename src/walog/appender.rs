@@ -8,6 +8,7 @@
 //! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
 //! first commits; else before them.
 
+use super::afloat::{Afloat, Frames};
 use super::making::Prepared;
 use super::open::{
     OpenMode, await_predecessor, check_exists, check_is_new, find_end, opening_after, prepare_folder,
@@ -24,15 +25,16 @@ use crate::formats::names;
 use crate::framing::{Batch, Control, FrameSink, control_commit, write_again};
 use crate::limits::{
     COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, PREPARE_CHUNK_BYTES,
-    RESERVE_BYTES_MIN,
+    RESERVE_BYTES_MIN, STREAM_BYTES_PER_COMMIT,
 };
 use crate::planted;
 use crate::storage::{
-    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, FlushPolicy, Latch, Submitted, Wait,
-    sweep_temporaries,
+    ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, Latch, Submitted, sweep_temporaries,
 };
 use std::sync::Arc;
 use std::time::Duration;
+
+mod sink;
 
 #[cfg(durability_planted)]
 #[path = "appender_planted.rs"]
@@ -59,6 +61,8 @@ pub(crate) struct Appender<D: Directory + ?Sized> {
     durable_entry_id: u64,
     is_durable: bool,
     next_commit_id: u64,
+    /// Of an owner who does not wait; a shared log keeps its own account.
+    afloat: Afloat,
 }
 
 /// The segment that is being written.
@@ -77,6 +81,8 @@ struct Current {
     /// Goes with the first commit.
     opening: Option<Opening>,
     created: Duration,
+    /// Durable commits of it that somebody asked for.
+    commits: u64,
 }
 
 impl<D: Directory + ?Sized> Appender<D> {
@@ -134,6 +140,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             durable_entry_id: if is_durable { end.last_entry_id } else { 0 },
             is_durable,
             next_commit_id: 1,
+            afloat: Afloat::default(),
             options,
         };
         #[cfg(durability_planted)]
@@ -206,7 +213,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         reason: SealReason,
         successor: Option<(u64, u64)>,
     ) -> PersistenceResult<()> {
-        self.check()?;
+        self.finish_writes()?;
         debug_assert_eq!(self.begun_entry_id, self.flushed_entry_id, "nothing is in flight");
         if self.is_durable && !planted::on("seal_attests_flushed") {
             // So that the seal can attest the very last entry.
@@ -271,25 +278,37 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Gives a batch to the current segment's file, whose completion somebody else collects and tells with
     /// [`progress`](Self::progress). Room was made before; a refusal poisons.
     pub(crate) fn begin(&mut self, batch: Batch, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
+        let frames = self.place(batch)?;
+        self.submit(frames, effect, commit_id)
+    }
+
+    /// Gives a batch its place at the end of the current segment.
+    fn place(&mut self, batch: Batch) -> PersistenceResult<Frames> {
         self.check()?;
         let Some(current) = &mut self.current else {
             return Err(PersistenceError::invalid_state("write", "no room was made"));
         };
         debug_assert_eq!(batch.first_entry_id(), self.begun_entry_id + 1);
         let last_entry_id = batch.next_entry_id() - 1;
-        let opening = current.opening.as_ref();
+        let opening = current.opening.take();
         let early = planted::on("frame_attests_flushed");
         let durable = if early { self.flushed_entry_id } else { self.durable_entry_id };
-        let (buffer, range) = batch.finish(current.offset, current.seed, durable, opening);
-        let bytes = range.len() as u64;
-        let commit = Commit { id: commit_id, offset: current.offset, buffer, range, effect };
+        let offset = current.offset;
+        let (buffer, range) = batch.finish(offset, current.seed, durable, opening.as_ref());
+        current.offset += range.len() as u64;
+        current.content_offset = current.offset;
+        self.begun_entry_id = last_entry_id;
+        Ok(Frames { buffer, range, offset, last_entry_id })
+    }
+
+    fn submit(&mut self, frames: Frames, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Frames { buffer, range, offset, .. } = frames;
+        let commit = Commit { id: commit_id, offset, buffer, range, effect };
         if let Submitted::Refused { error, .. } = current.file.submit(commit) {
             return Err(self.latch.trip(error));
         }
-        current.offset += bytes;
-        current.content_offset = current.offset;
-        current.opening = None;
-        self.begun_entry_id = last_entry_id;
+        current.commits += u64::from(effect == Effect::Durable);
         if self.helper.works() {
             self.pool.note_used(current.offset);
         }
@@ -305,6 +324,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         };
         let (offset, buffer) = (current.offset, CommitBuffer::new());
         let commit = Commit { id: commit_id, offset, buffer, range: 0..0, effect: Effect::Durable };
+        current.commits += 1;
         match current.file.submit(commit) {
             Submitted::Accepted => Ok(()),
             Submitted::Refused { error, .. } => Err(self.latch.trip(error)),
@@ -371,7 +391,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     }
 
     fn first_segment(&mut self) -> PersistenceResult<()> {
-        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options, false)?;
         self.pool.enter(&prepared, None)?;
         self.current = Some(self.current_in(prepared, self.predecessor));
         // Not before: whoever opens a log and writes nothing has no thread and no file.
@@ -385,10 +405,11 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
         let environment = Arc::clone(&self.options.environment);
         let began = environment.elapsed();
-        let Obtained { prepared, .. } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, .. } = self.pool.obtain(&self.options, self.is_streaming())?;
         if !planted::on("rotate_without_sync") {
             self.seal(SealReason::Rotation, Some((prepared.id, prepared.salt)))?;
         }
+        self.cut_sealed();
         self.go_on_in(prepared, None)?;
         self.rotations.stalled(environment.elapsed().saturating_sub(began));
         Ok(())
@@ -398,7 +419,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     fn rotate_to_ready(&mut self) -> PersistenceResult<()> {
         let environment = Arc::clone(&self.options.environment);
         let began = environment.elapsed();
-        let Obtained { prepared, waited } = self.pool.obtain(&self.options)?;
+        let Obtained { prepared, waited } = self.pool.obtain(&self.options, self.is_streaming())?;
         if self.is_durable && !planted::on("switch_without_sync") {
             // Only where something was flushed and nobody waited for it.
             self.sync()?;
@@ -419,11 +440,33 @@ impl<D: Directory + ?Sized> Appender<D> {
         let alignment = self.options.frame_alignment;
         let seal = control_commit(content, current.offset, current.seed, alignment, next_entry_id, durable);
         let end = current.offset + seal.len() as u64;
-        // Spare files keep their blocks; of others what an early rotation left is given back.
-        let is_left = current.reserved > end + PREPARE_CHUNK_BYTES as u64;
-        let cut = (is_left && self.options.recycle_capacity == 0).then_some(end);
+        let cut = self.is_left_behind(end).then_some(end);
         let (file, path, offset) = (Arc::clone(&current.file), current.path.clone(), current.offset);
         Some(Retired { id: current.id, file, path, seal, offset, effect: self.effect(), cut })
+    }
+
+    /// Whether so much of the current segment was asked for behind `end` that it is given back. Spare files keep
+    /// their blocks; of others it is what an early rotation left.
+    fn is_left_behind(&self, end: u64) -> bool {
+        let reserved = self.current.as_ref().map_or(0, |current| current.reserved);
+        let is_left = reserved != u64::MAX && reserved > end + PREPARE_CHUNK_BYTES as u64;
+        is_left && self.options.recycle_capacity == 0
+    }
+
+    /// Gives back what the current segment, which is sealed, has not used.
+    fn cut_sealed(&self) {
+        let Some(current) = self.current.as_ref().filter(|current| current.opening.is_none()) else { return };
+        if self.is_left_behind(current.offset) {
+            if let Err(error) = current.file.set_size(current.offset) {
+                tracing::debug!(%error, path = %current.path, "a sealed segment keeps its zeros");
+            }
+        }
+    }
+
+    /// Whether the current segment was filled with hardly a commit that somebody waited for.
+    fn is_streaming(&self) -> bool {
+        let stream_bytes = |current: &Current| STREAM_BYTES_PER_COMMIT.saturating_mul(current.commits.max(1));
+        self.current.as_ref().is_some_and(|current| current.content_offset >= stream_bytes(current))
     }
 
     /// The current segment is full, and all of it durable: what follows is written to `next`.
@@ -463,6 +506,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             reserved: if grows && !planted::on("skip_reserve") { bytes.max(offset) } else { u64::MAX },
             opening: Some(opening),
             created: self.options.environment.elapsed(),
+            commits: 0,
         }
     }
 
@@ -508,84 +552,6 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Path of the segment that is being written, for messages.
     pub(crate) fn current_path(&self) -> Option<&str> {
         self.current.as_ref().map(|current| current.path.as_str())
-    }
-}
-
-impl<D: Directory + ?Sized> FrameSink for Appender<D> {
-    fn check(&self) -> PersistenceResult<()> {
-        self.latch.check(self.durable_entry_id)
-    }
-
-    fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        self.check()?;
-        if self.needs_segment(frame_bytes) {
-            match self.current {
-                Some(_) => self.rotate()?,
-                None => self.first_segment()?,
-            }
-        }
-        self.reserve(frame_bytes)
-    }
-
-    fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
-        if let Err(error) = self.check() {
-            return (Err(error), None);
-        }
-        let commit_id = self.next_commit_id;
-        self.next_commit_id += 1;
-        let last_entry_id = batch.next_entry_id() - 1;
-        if let Err(error) = self.begin(batch, effect, commit_id) {
-            return (Err(error), None);
-        }
-        let Some(file) = self.file() else { return (Ok(()), None) };
-        let (mut result, buffer) = match file.reap(Wait::Forever) {
-            Ok(Some(completion)) => (completion.result, Some(completion.buffer)),
-            Ok(None) => (Err(PersistenceError::invalid_state("commit", "its completion is missing")), None),
-            Err(error) => (Err(error), None),
-        };
-        if let (true, Err(_), Some(durable)) =
-            (planted::on("retry_failed_sync"), &result, self.directory.as_durable())
-        {
-            let path = self.current.as_ref().map(|current| current.path.clone()).unwrap_or_default();
-            result = durable.sync_file(&path);
-        }
-        if let Err(error) = result {
-            return (Err(self.latch.trip(error)), buffer);
-        }
-        self.flushed_entry_id = last_entry_id;
-        if effect == Effect::Durable {
-            self.durable_entry_id = last_entry_id;
-        }
-        self.observe(effect);
-        (Ok(()), buffer)
-    }
-
-    fn sync(&mut self) -> PersistenceResult<()> {
-        self.check()?;
-        if self.durable_entry_id == self.flushed_entry_id {
-            return Ok(());
-        }
-        self.check_durable("sync")?;
-        self.commit_now(CommitBuffer::new(), Effect::Durable)?;
-        self.durable_entry_id = self.flushed_entry_id;
-        self.observe(Effect::Durable);
-        Ok(())
-    }
-
-    fn next_entry_id(&self) -> u64 {
-        self.begun_entry_id + 1
-    }
-
-    fn frame_alignment(&self) -> u32 {
-        self.options.frame_alignment
-    }
-
-    fn flush_settings(&self) -> (FlushPolicy, usize) {
-        (self.options.flush_policy, self.options.buffer_bytes)
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.options.environment.elapsed()
     }
 }
 

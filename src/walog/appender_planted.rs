@@ -34,6 +34,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             reserved,
             opening,
             created,
+            commits: 0,
         });
         Ok(self)
     }

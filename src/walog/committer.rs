@@ -35,6 +35,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::sync::{Arc, PoisonError};
 
 mod closing;
+mod flushing;
 mod idle;
 mod reading;
 mod tickets;
@@ -128,12 +129,21 @@ impl<D: Directory + ?Sized> Committer<D> {
         count: usize,
         push: impl FnMut(&mut Batch, usize) -> PersistenceResult<u64>,
     ) -> PersistenceResult<u64> {
-        let (queue, first) = self.push_with(count, push)?;
-        let due = queue.is_flush_due();
-        drop(queue);
-        self.observe_append(first, count);
-        if due && count > 0 {
-            self.wait(first + count as u64 - 1, Effect::Flushed)?;
+        let (mut queue, first) = self.push_with(count, push)?;
+        let due = queue.is_flush_due() && count > 0;
+        let (last, seen) = ((first + count as u64).saturating_sub(1), queue.refusals());
+        if !due || self.observer.is_some() {
+            drop(queue);
+            self.observe_append(first, count);
+            if !due {
+                return Ok(first);
+            }
+            queue = self.queue();
+        }
+        if queue.is_flush_awaited() || planted::on("await_each_flush") {
+            self.wait_locked(queue, last, Effect::Flushed)?;
+        } else {
+            self.begin_flush(queue, last, seen)?;
         }
         Ok(first)
     }
@@ -162,6 +172,10 @@ impl<D: Directory + ?Sized> Committer<D> {
         let mut queue = self.queue();
         loop {
             queue.check()?;
+            if queue.full().is_some() && queue.can_collect() && !planted::on("full_of_ended_flushes") {
+                queue = self.collect_ended(queue);
+                queue.check()?;
+            }
             let result = match queue.full() {
                 Some((bytes, bytes_max)) if queue.options.backpressure == Backpressure::Refuse => {
                     return Err(PersistenceError::WouldBlock { bytes, bytes_max });
@@ -198,7 +212,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         effect: Effect,
     ) -> PersistenceResult<()> {
         let seen = queue.refusals();
-        queue.demand(entry_id);
+        queue.demand(entry_id, effect);
         let (mut key, mut was_parked) = (None, false);
         let result = loop {
             if let Some(outcome) = queue.outcome(entry_id, effect, seen) {
@@ -247,7 +261,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn submit<'a>(&'a self, mut queue: Guard<'a>, entry_id: u64, effect: Effect) -> Guard<'a> {
         queue.submitting = true;
         let role = Submitting { committer: self };
-        if queue.batch_entries > 1 {
+        if queue.batch_entries > 1 && !queue.nobody_waits {
             // Those who were told a moment ago are about to append: worth one look before the batch is taken.
             drop(queue);
             thread::yield_now();
@@ -372,6 +386,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
+        queue.await_flights(|| self.environment.elapsed());
         let look_at = self.look_at(&queue);
         drop(queue);
         let role = Reaping { committer: self };

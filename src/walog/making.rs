@@ -38,6 +38,8 @@ pub(super) struct Recipe {
     pub frame_alignment: u32,
     /// How much is zero-filled, in bytes.
     pub fill_bytes: u64,
+    /// Space for that is asked for instead, and nothing is written: it reads as zeros all the same.
+    pub asks_only: bool,
     /// Whether files that served before may serve again.
     pub recycle: bool,
     pub is_durable: bool,
@@ -52,6 +54,7 @@ impl Recipe {
             identity,
             frame_alignment: options.frame_alignment,
             fill_bytes: options.zero_filled_bytes(),
+            asks_only: false,
             recycle: options.recycle_capacity > 0,
             is_durable,
             in_steps: false,
@@ -60,11 +63,21 @@ impl Recipe {
 
     /// For one that is made ahead of need: whole, with room for its seal.
     pub fn ahead(options: &WalOptions, identity: u128, is_durable: bool) -> Self {
-        let alignment = u64::from(options.frame_alignment);
-        let whole = options.segment_bytes_max.min(u64::MAX / 2).div_ceil(alignment) * alignment + alignment;
-        let fill_bytes = if options.preallocate_bytes == 0 { 0 } else { whole };
+        let fill_bytes = whole_bytes(options);
         Self { fill_bytes, in_steps: is_durable, ..Self::now(options, identity, is_durable) }
     }
+
+    /// The same, where hardly anybody waits for commits: whole, and nothing written twice.
+    pub fn for_stream(self, options: &WalOptions) -> Self {
+        let fill_bytes = whole_bytes(options);
+        Self { fill_bytes, asks_only: self.is_durable && fill_bytes > 0, ..self }
+    }
+}
+
+fn whole_bytes(options: &WalOptions) -> u64 {
+    let alignment = u64::from(options.frame_alignment);
+    let whole = options.segment_bytes_max.min(u64::MAX / 2).div_ceil(alignment) * alignment + alignment;
+    if options.preallocate_bytes == 0 { 0 } else { whole }
 }
 
 /// A segment in the making.
@@ -110,6 +123,7 @@ impl Making {
         let total = self.recipe.fill_bytes;
         match self.stage {
             Stage::Open => (0, total),
+            _ if self.recipe.asks_only => (0, total),
             Stage::Zero { from, to } => (from, to),
             _ => (total, total),
         }
@@ -163,7 +177,8 @@ impl Making {
                 return self.open_spare(directory);
             }
         }
-        let at_once = if self.recipe.in_steps { 0 } else { self.recipe.fill_bytes };
+        let Recipe { in_steps, asks_only, .. } = self.recipe;
+        let at_once = if in_steps || asks_only { 0 } else { self.recipe.fill_bytes };
         let options = FileOptions::create_new().aligned(self.recipe.frame_alignment).zero_filled(at_once);
         let options = if planted::on("prepare_unlocked") { options } else { options.locked() };
         let file = open_commit_file(directory, &self.path, &options)
@@ -175,6 +190,14 @@ impl Making {
         }
         // A full disk says so here, and the blocks lie together.
         file.reserve(to)?;
+        if asks_only {
+            match file.set_size(to) {
+                // The header's commit makes the size durable too.
+                Ok(()) => return Ok(Stage::Header),
+                Err(PersistenceError::NotSupported { .. }) => self.recipe.asks_only = false,
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Stage::Zero { from: 0, to })
     }
 

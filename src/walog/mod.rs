@@ -13,6 +13,7 @@
 //! first commit creates a new segment whose opening frame says where the old one ends; the old one is
 //! never edited. Rotation seals a segment and goes on in the next. `close` seals the last.
 
+mod afloat;
 mod appender;
 pub(crate) mod catalogue;
 mod check;

@@ -69,6 +69,41 @@ fn flushes_beside_durable_appends_reach_everybody() {
     });
 }
 
+/// Flushes that nobody waits for, beside threads that wait for theirs, and for commits: these are not starved.
+#[test]
+fn flushes_that_nobody_waits_for_keep_nobody_waiting() {
+    explore("flushes that nobody waits for", || {
+        let lab = Lab::new(|options| {
+            options.flush_policy = FlushPolicy::EveryN(2);
+            options.buffer_bytes = [8, 1 << 10][pick(2)];
+        });
+        spawn_all(&lab, 3, |lab, index| {
+            let writer = lab.writer();
+            for _ in 0..3 {
+                let entry_id = writer.append_bytes(b"entry").expect("nothing fails");
+                match (index, pick(3)) {
+                    (0, 0) => {
+                        writer.flush().expect("nothing fails");
+                        lab.assert_flushed(entry_id);
+                    }
+                    (1, 0) => {
+                        writer.wait_durable(entry_id).expect("nothing fails");
+                        lab.assert_durable(entry_id);
+                    }
+                    (1, 1) => {
+                        let ticket = writer.submit_bytes(b"entry").expect("is accepted");
+                        lab.assert_durable(ticket.wait().expect("nothing fails"));
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        lab.assert_durable(lab.writer().durable_entry_id());
+        lab.close_and_count();
+    });
+}
+
 /// More is appended than may wait: appending drives commits.
 #[test]
 fn backpressure_lets_everybody_go_on() {

@@ -70,15 +70,17 @@ impl fmt::Debug for PrepareHand {
 }
 
 /// Options of a writer. The bytes that it writes depend on these, the entries and the environment's
-/// randomness alone, never on the backend.
+/// randomness alone, never on the backend. (A shared writer's batches depend on time, too: whatever waits goes with
+/// the next commit.)
 #[derive(Clone, Debug)]
 pub struct WalOptions {
     /// When entries are handed to the operating system without being asked to.
     pub flush_policy: FlushPolicy,
     /// Pending payload, in bytes, above which the same happens whatever the policy says.
     pub buffer_bytes: usize,
-    /// Payload, in bytes, that may wait for its commit in a shared writer: pending and in flight together. A
-    /// single batch may always wait, however large.
+    /// Payload, in bytes, that may wait for its commit in a shared writer: pending and in flight together; and that
+    /// a writer with one owner may have in flight without waiting for it. A single batch may always wait, however
+    /// large.
     pub in_flight_bytes_max: usize,
     /// How many commits of a shared writer may be in flight at once, where the backend keeps several. `None`:
     /// one, or a few where a commit takes so long that they overlap with profit.
@@ -93,7 +95,9 @@ pub struct WalOptions {
     /// How much of a new segment is zero-filled before its first commit, in bytes; commits into it then
     /// change no metadata. At most the segment limit is taken. Where a segment grows beyond it, space is asked for
     /// before a frame is written, so that a full device is met while nothing is half done. 0 turns both off. What
-    /// is made ahead of need is zero-filled whole, unless this is 0.
+    /// is made ahead of need is zero-filled whole, unless this is 0. Behind a segment that was filled with hardly a
+    /// durable commit ([`STREAM_BYTES_PER_COMMIT`](limits::STREAM_BYTES_PER_COMMIT)) zeros would cost more than they
+    /// save: space for the whole next one is asked for instead.
     pub preallocate_bytes: u64,
     /// Who makes segments ahead of need.
     pub prepare_ahead: PrepareAhead,

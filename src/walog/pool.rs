@@ -66,6 +66,8 @@ struct State {
     /// How many are to be ready; 0 where nothing is made ahead of need.
     ready_min: usize,
     ahead: Recipe,
+    /// Hardly anybody waited for commits in the last segment.
+    streams: bool,
     /// What the current segment holds when it is full, where making follows its filling; 0: it does not wait.
     paced_by_bytes: u64,
     /// The segment that is being written.
@@ -128,6 +130,7 @@ impl<D: Directory + ?Sized> Pool<D> {
             last_salt: None,
             ready_min: 0,
             ahead: Recipe::ahead(options, identity, is_durable),
+            streams: false,
             paced_by_bytes: 0,
             current: None,
         };
@@ -159,6 +162,9 @@ impl<D: Directory + ?Sized> Pool<D> {
     fn set_options(&self, state: &mut State, options: &WalOptions) {
         state.ready_min = options.prepared_segments_min;
         state.ahead = Recipe::ahead(options, self.identity, self.is_durable);
+        if state.streams {
+            state.ahead = state.ahead.for_stream(options);
+        }
         // A segment that is sealed by its age, or that is made in a moment, does not follow the filling.
         let follows = options.segment_age_max.is_none()
             && state.ahead.fill_bytes > 4 * PREPARE_CHUNK_BYTES as u64
@@ -204,9 +210,12 @@ impl<D: Directory + ?Sized> Pool<D> {
     }
 
     /// The next segment: one that is ready, or one that the caller makes, or finishes.
-    pub fn obtain(&self, options: &WalOptions) -> PersistenceResult<Obtained> {
+    ///
+    /// `streams`: what the last one was filled with says that zeros in the next ones would not pay.
+    pub fn obtain(&self, options: &WalOptions, streams: bool) -> PersistenceResult<Obtained> {
         self.check_fence()?;
         let mut state = self.state();
+        state.streams = streams && !planted::on("streams_are_zero_filled");
         if state.ready_min > 0 {
             self.set_options(&mut state, options);
         }
@@ -226,7 +235,11 @@ impl<D: Directory + ?Sized> Pool<D> {
             }
             let job = match state.job.take() {
                 Some(job) => job,
-                None => self.new_job(&mut state, Recipe::now(options, self.identity, self.is_durable)),
+                None => {
+                    let recipe = Recipe::now(options, self.identity, self.is_durable);
+                    let recipe = if state.streams { recipe.for_stream(options) } else { recipe };
+                    self.new_job(&mut state, recipe)
+                }
             };
             let (again, made) = self.make_whole(state, job);
             state = again;

@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod flushing;
 mod slow;
 
 /// The state behind the lock.
@@ -56,6 +57,10 @@ pub(super) struct Queue {
     pub durable_entry_id: u64,
     /// Tickets wait for entries up to here.
     pub wanted_entry_id: u64,
+    /// Threads have asked for the durability of entries up to here.
+    pub asked_entry_id: u64,
+    /// What the submitter is about to take is a flush that nobody waits for.
+    pub nobody_waits: bool,
     pub waiters: Waiters,
     pub flush_waiters: Waiters,
     pub owner: Option<Owner>,
@@ -72,6 +77,10 @@ pub(super) struct Queue {
     /// Entries since the last flush, for the flush policy.
     pub unflushed: usize,
     pub last_flush: Duration,
+    /// Payload, in bytes, at which to look again whether a flush that is due can begin.
+    pub flush_again_bytes: usize,
+    /// Batches have grown while no flush could begin: every buffer has room for that.
+    pub has_piled: bool,
     /// Smoothed time from the beginning of a commit to its completion, in nanoseconds.
     pub commit_ns: u64,
     /// Entries in the batch that began last.
@@ -89,6 +98,8 @@ pub(super) struct Flight {
     pub effect: Effect,
     pub bytes: usize,
     pub began: Duration,
+    /// Since when somebody waits for it; `None`: nobody does. How long one took that nobody waited for is not known.
+    pub awaited: Option<Duration>,
     pub completed: bool,
     /// As one that takes too long.
     pub reported: bool,
@@ -156,6 +167,8 @@ impl Queue {
             rotated: None,
             durable_entry_id: durable,
             wanted_entry_id: durable,
+            asked_entry_id: durable,
+            nobody_waits: false,
             waiters: Waiters::default(),
             flush_waiters: Waiters::default(),
             owner: None,
@@ -167,6 +180,8 @@ impl Queue {
             room: Room::default(),
             unflushed: 0,
             last_flush: options.environment.elapsed(),
+            flush_again_bytes: 0,
+            has_piled: false,
             commit_ns: 0,
             batch_entries: 0,
             probe: Probe::new(options.telemetry.is_some()),
@@ -201,7 +216,10 @@ impl Queue {
     }
 
     /// Somebody begins to wait for an entry.
-    pub fn demand(&mut self, entry_id: u64) {
+    pub fn demand(&mut self, entry_id: u64, effect: Effect) {
+        if effect == Effect::Durable {
+            self.asked_entry_id = self.asked_entry_id.max(entry_id);
+        }
         if entry_id > self.begun_entry_id {
             let environment = &self.options.environment;
             self.probe.wait(|| environment.elapsed());
@@ -217,7 +235,7 @@ impl Queue {
             }
             FlushPolicy::Manual => false,
         };
-        due || self.pending.payload_bytes() >= self.options.buffer_bytes
+        due || self.pending.payload_bytes() >= self.options.buffer_bytes.max(self.flush_again_bytes)
     }
 
     pub fn check(&self) -> PersistenceResult<()> {
@@ -274,7 +292,7 @@ impl Queue {
             return false;
         }
         // A durable commit vouches for itself and for what had completed before it began.
-        if self.flights.iter().any(|flight| flight.effect == Effect::Flushed) {
+        if self.is_flushing() {
             return false;
         }
         if self.begun_entry_id < entry_id {
@@ -304,7 +322,11 @@ impl Queue {
     /// How many may ever be: as many buffers are kept, or a depth that goes up and down would allocate.
     fn depth_max(&self) -> usize {
         let adapted = PIPELINE_DEPTH_SLOW.max(PIPELINE_DEPTH_FAST);
-        self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
+        self.options
+            .pipeline_depth
+            .unwrap_or(adapted)
+            .clamp(1, self.in_flight_max.max(1))
+            .max(self.flushes_max())
     }
 
     /// Whether what is pending needs a new segment, or space for this one to grow.
@@ -340,6 +362,8 @@ impl Queue {
         let last_entry_id = if is_sync { self.begun_entry_id } else { self.pending.next_entry_id() - 1 };
         let is_wanted = self.wanted_entry_id > self.begun_entry_id
             || self.waiters.driver_behind(self.begun_entry_id).is_some();
+        // A durable commit vouches for nothing that is in flight.
+        let is_wanted = is_wanted && !self.is_flushing();
         let effect = if is_wanted { Effect::Durable } else { effect };
         let depth = self.flights.len() + 1;
         let (entries, frame_bytes) = if is_sync { (0, 0) } else { (entries, self.pending.frame_bytes()) };
@@ -352,14 +376,14 @@ impl Queue {
                 Some(buffer) => Batch::reuse(buffer, alignment, last_entry_id + 1),
                 None => Batch::new(alignment, last_entry_id + 1, COMMIT_BUFFER_BYTES_INITIAL),
             };
-            self.unflushed = 0;
-            self.last_flush = now;
+            (self.unflushed, self.last_flush, self.flush_again_bytes) = (0, now, 0);
             self.batch_entries = entries;
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };
-        let (completed, reported) = (false, false);
+        let is_awaited = !std::mem::take(&mut self.nobody_waits) || effect == Effect::Durable;
+        let (began, awaited, completed, reported) = (now, is_awaited.then_some(now), false, false);
         let flight =
-            Flight { commit_id, last_entry_id, entries, effect, bytes, began: now, completed, reported };
+            Flight { commit_id, last_entry_id, entries, effect, bytes, began, awaited, completed, reported };
         self.flights.push_back(flight);
         self.flight_bytes += bytes;
         self.begun_entry_id = last_entry_id;
@@ -372,7 +396,10 @@ impl Queue {
     /// Books a completion; watermarks move over the commits that have ended, in the order of their beginning.
     pub fn settle(&mut self, completion: Completion, now: Duration) {
         self.running -= 1;
-        let Completion { id, buffer, result } = completion;
+        let Completion { id, mut buffer, result } = completion;
+        if self.has_piled {
+            self.widen(&mut buffer);
+        }
         let keep_max = 4 * self.options.buffer_bytes.max(1 << 20);
         if buffer.capacity() > 0 && buffer.capacity() <= keep_max && self.spares.len() < self.depth_max() {
             self.spares.push(buffer);
@@ -389,13 +416,17 @@ impl Queue {
         if planted::on("watermark_out_of_order") {
             self.durable_entry_id = self.durable_entry_id.max(flight.last_entry_id);
         }
-        let (last_entry_id, took, reported) =
-            (flight.last_entry_id, now.saturating_sub(flight.began), flight.reported);
-        self.note_slow(last_entry_id, took, reported);
-        self.probe.settle(now, took);
-        let took = took.as_nanos() as u64;
-        self.commit_ns =
-            if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
+        let &mut Flight { last_entry_id, began, awaited, reported, .. } = flight;
+        if let Some(since) = awaited {
+            self.note_slow(last_entry_id, now.saturating_sub(since), reported);
+        }
+        if awaited == Some(began) {
+            let took = now.saturating_sub(began);
+            self.probe.settle(now, took);
+            let took = took.as_nanos() as u64;
+            self.commit_ns =
+                if self.commit_ns == 0 { took } else { self.commit_ns - self.commit_ns / 8 + took / 8 };
+        }
         if self.failure.is_some() {
             return;
         }
@@ -426,6 +457,7 @@ impl Queue {
         self.refusal = Some(Refusal { number: self.refusals() + 1, last_entry_id, error });
         // Or the owner would try again at once, and for ever.
         self.wanted_entry_id = self.wanted_entry_id.min(self.begun_entry_id);
+        self.asked_entry_id = self.asked_entry_id.min(self.begun_entry_id);
     }
 
     /// Moves everybody who has something to learn into `told`; the error for those who were not reached.

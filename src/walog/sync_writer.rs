@@ -29,7 +29,7 @@ use std::time::Duration;
 /// These never block for a commit: `submit` and its like, awaiting a ticket, [`close_async`](Self::close_async),
 /// [`durable_entry_id`](Self::durable_entry_id), dropping a handle that is not the last one. They take a lock
 /// that is held for the encoding of one entry or batch, never across I/O. Everything else may block: appending
-/// waits where a flush is due or too much waits, and dropping the last handle closes the log. So end with
+/// begins flushes where they are due, waits where too much waits or each append is a flush, and dropping the last handle closes the log. So end with
 /// `close_async().await`.
 ///
 /// # After a fork

@@ -72,9 +72,9 @@ impl CommitTicket {
     /// Calls `callback` exactly once: when the entries are durable, or when they cannot become so any more
     /// (the log was poisoned, the commit refused).
     ///
-    /// It runs on the thread that collects the commit (the log's own, or one that is blocked in it), with no
-    /// lock held; on the calling thread, at once, when the outcome is known already. What it takes, later
-    /// commits wait for. A panic in it is caught, and logged as an error.
+    /// It runs on the thread that collects the commit (the log's own, one that is blocked in it, or one that
+    /// appends beside it), with no lock held; on the calling thread, at once, when the outcome is known already.
+    /// What it takes, later commits wait for. A panic in it is caught, and logged as an error.
     pub fn on_durable(self, callback: impl FnOnce(PersistenceResult<u64>) + Send + 'static) {
         self.line.call_back(self.last_entry_id, self.seen, Box::new(callback));
     }

@@ -27,7 +27,9 @@ use std::time::Duration;
 ///
 /// Dropping the writer flushes and seals as [`close`](Self::close) does, but can only log an error.
 ///
-/// Memory: one batch buffer (`buffer_bytes`, or the largest atomic batch) and what the backend keeps.
+/// Memory: one batch buffer (`buffer_bytes`, or the largest atomic batch), as many for flushes in flight as
+/// [`FLUSHES_IN_FLIGHT_MAX`](crate::limits::FLUSHES_IN_FLIGHT_MAX) says where the backend keeps several, and what that
+/// keeps. Payload in flight is bounded by [`WalOptions::in_flight_bytes_max`], plus one batch.
 ///
 /// A memory log has no stable storage, which the compiler knows:
 ///
@@ -137,10 +139,10 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
 
     /// Appends bytes as one entry; returns its id.
     ///
-    /// Effect: the entry is in memory, or with the operating system where the flush policy says so.
+    /// Effect: the entry is in memory, or on its way to the operating system where the flush policy says so.
     /// Durable when: never by itself.
-    /// On error: `PayloadTooLarge` and "out of space" append nothing and change nothing; a failed write
-    /// poisons.
+    /// On error: `PayloadTooLarge` and "out of space" append nothing and change nothing; a failed write, also one
+    /// that an earlier append began, poisons.
     pub fn append_bytes(&mut self, payload: &[u8]) -> PersistenceResult<u64> {
         self.open_stage()?.append_with(|batch| batch.push(payload))
     }

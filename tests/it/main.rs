@@ -20,6 +20,7 @@ mod failed_sync;
 mod fault_kill;
 mod faults;
 mod fixtures;
+mod flushing;
 mod follow;
 mod fork;
 mod format_doc;

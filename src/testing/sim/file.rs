@@ -104,13 +104,14 @@ impl CommitFile for SimFile {
     }
 
     #[allow(clippy::disallowed_methods, reason = "a slow disk is slow in real time")]
-    fn reap(&self, _wait: Wait) -> PersistenceResult<Option<Completion>> {
+    fn reap(&self, wait: Wait) -> PersistenceResult<Option<Completion>> {
         let pause = self.disk.world().knobs.pause;
         if let Some(pause) = pause {
             crate::sync::thread::sleep(pause);
         }
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_flight.is_empty() {
+        // Whoever does not wait may find none that has ended.
+        if in_flight.is_empty() || (wait == Wait::Never && self.disk.world().next_random() % 2 == 0) {
             return Ok(None);
         }
         let index = self.disk.world().next_random() as usize % in_flight.len();

@@ -52,6 +52,10 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             queue = self.queue();
             queue.check()?;
         }
+        if queue.full().is_some() && !planted::on("full_of_ended_flushes") {
+            queue = self.collect_ended(queue);
+            queue.check()?;
+        }
         if let Some((bytes, bytes_max)) = queue.full() {
             return Err(PersistenceError::WouldBlock { bytes, bytes_max });
         }
@@ -65,7 +69,7 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             first => first?,
         };
         let seen = queue.refusals();
-        queue.demand(first + count as u64 - 1);
+        queue.demand(first + count as u64 - 1, Effect::Durable);
         queue.wanted_entry_id = queue.wanted_entry_id.max(first + count as u64 - 1);
         let owner = queue.call_owner();
         drop(queue);

@@ -1,15 +1,22 @@
 //! Commits that take longer than they should: which of them, and since when.
 
-use super::Queue;
+use super::{Flight, Queue};
 use crate::walog::options::SlowCommit;
 use std::time::Duration;
+
+impl Flight {
+    /// Nobody knows how long one takes that nobody waits for.
+    fn may_be_slow(&self) -> bool {
+        self.awaited.is_some() && !self.completed && !self.reported
+    }
+}
 
 impl Queue {
     /// When the next commit in flight will have taken too long; `None`: never, or it was reported.
     fn slow_at(&self) -> Option<Duration> {
         let slow_after = self.options.slow_after?;
-        let next = self.flights.iter().find(|flight| !flight.completed && !flight.reported)?;
-        Some(next.began.saturating_add(slow_after))
+        let next = self.flights.iter().find(|flight| flight.may_be_slow())?;
+        Some(next.awaited?.saturating_add(slow_after))
     }
 
     /// When to look for one that takes too long; `None`: never.
@@ -23,9 +30,9 @@ impl Queue {
     pub fn take_slow(&mut self, now: Duration) -> Option<SlowCommit> {
         self.slow_at().filter(|slow_at| now >= *slow_at)?;
         let (durable_entry_id, in_flight) = (self.durable_entry_id, self.flights.len());
-        let flight = self.flights.iter_mut().find(|flight| !flight.completed && !flight.reported)?;
+        let flight = self.flights.iter_mut().find(|flight| flight.may_be_slow())?;
         flight.reported = true;
-        let (last_entry_id, time) = (flight.last_entry_id, now.saturating_sub(flight.began));
+        let (last_entry_id, time) = (flight.last_entry_id, now.saturating_sub(flight.awaited?));
         Some(SlowCommit { last_entry_id, durable_entry_id, time, in_flight, has_ended: false })
     }
 

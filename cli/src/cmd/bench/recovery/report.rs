@@ -40,6 +40,8 @@ pub struct Reading {
     pub entries: u64,
     /// Bytes of its files.
     pub file_bytes: u64,
+    /// What an entry takes in them, in bytes: its own, and its share of headers, padding and seals.
+    pub disk_bytes_per_entry: f64,
     /// Processor time per entry, in nanoseconds.
     pub cpu_ns_per_entry: Option<f64>,
     /// Entries' bytes per second, in 10^9.
@@ -65,6 +67,7 @@ impl Reading {
             log: log.name,
             entries: log.entries,
             file_bytes: log.file_bytes,
+            disk_bytes_per_entry: log.file_bytes as f64 / log.entries.max(1) as f64,
             cpu_ns_per_entry: mine.cpu(),
             gb_per_s: speed(ENTRY_BYTES as f64),
             file_gb_per_s: speed(log.file_bytes as f64 / log.entries.max(1) as f64),
@@ -163,17 +166,18 @@ pub fn write(recovery: &Recovery, out: &mut String) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "{:<12} {:<10} {:>9} {:>10} {:>12} {:>8} {:>10} {:>8}",
-        "", "log", "entries", "file MB", "CPU ns/entry", "GB/s", "file GB/s", "ratio"
+        "{:<12} {:<10} {:>9} {:>10} {:>8} {:>12} {:>8} {:>10} {:>8}",
+        "", "log", "entries", "file MB", "disk B/e", "CPU ns/entry", "GB/s", "file GB/s", "ratio"
     )?;
     for row in &recovery.rows {
         writeln!(
             out,
-            "{:<12} {:<10} {:>9} {:>10.1} {:>12} {:>8} {:>10} {:>8}",
+            "{:<12} {:<10} {:>9} {:>10.1} {:>8.1} {:>12} {:>8} {:>10} {:>8}",
             row.name,
             row.log,
             row.entries,
             row.file_bytes as f64 / 1e6,
+            row.disk_bytes_per_entry,
             number(row.cpu_ns_per_entry, 1),
             number(row.gb_per_s, 2),
             number(row.file_gb_per_s, 2),
