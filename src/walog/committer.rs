@@ -45,6 +45,9 @@ pub(super) use closing::Asked;
 pub(super) use reading::{Fetched, Written};
 pub(super) use tickets::Line;
 
+/// Threads that can tell at once without allocating.
+const TELLERS: usize = 2;
+
 /// Everything that the handles of one log share.
 pub(super) struct Committer<D: Directory + ?Sized> {
     queue: Mutex<Queue>,
@@ -52,8 +55,9 @@ pub(super) struct Committer<D: Directory + ?Sized> {
     /// number itself is all that it publishes; in one order with [`idle::Idle`]'s sleep.
     durable: AtomicU64,
     appender: Mutex<Option<Appender<D>>>,
-    /// Room for those who are being told, so that telling allocates nothing.
-    told: Mutex<Vec<Waiter>>,
+    /// Room for those who are being told, so that telling allocates nothing: somebody may tell of one commit while
+    /// another is still telling of the one before.
+    told: Mutex<Vec<Vec<Waiter>>>,
     owner: Mutex<Option<JoinHandle<()>>>,
     idle: idle::Idle,
     observer: Option<Arc<dyn WalObserver>>,
@@ -76,7 +80,7 @@ impl<D: Directory + ?Sized> Committer<D> {
         queue.enter_segment(appender.room(), appender.file().cloned());
         Self {
             durable: AtomicU64::new(progress.1),
-            told: Mutex::new(Vec::with_capacity(waiters::ROOM)),
+            told: Mutex::new((0..TELLERS).map(|_| Vec::with_capacity(waiters::ROOM)).collect()),
             owner: Mutex::new(None),
             idle: idle::Idle::default(),
             // Nobody is called inside the appender: it is driven with a role held.
@@ -419,13 +423,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             self.idle.wake();
         }
         let (told_flushed, rotated) = (queue.tell_flushed(), queue.rotated.take());
-        let mut told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut told = self.tellers().pop().unwrap_or_default();
         let (flushed, durable) = queue.progress();
         let error = queue.take_told(&mut told);
         let (device, settled, slow) =
             (queue.probe.take_device(), queue.probe.settled(), queue.was_slow.take());
         if told.is_empty() && self.observer.is_none() && device.is_none() && slow.is_none() {
-            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+            self.keep_told(told);
             return queue;
         }
         drop(queue);
@@ -446,8 +450,19 @@ impl<D: Directory + ?Sized> Committer<D> {
             self.past(settled).filter(|_| tells).into_iter().for_each(|took| telemetry.told(took));
         }
         slow.into_iter().for_each(|slow| self.report(slow));
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        self.keep_told(told);
         self.queue()
+    }
+
+    fn tellers(&self) -> MutexGuard<'_, Vec<Vec<Waiter>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_told(&self, told: Vec<Waiter>) {
+        let mut tellers = self.tellers();
+        if tellers.len() < TELLERS {
+            tellers.push(told);
+        }
     }
 
     fn observe_append(&self, first: u64, count: usize) {
