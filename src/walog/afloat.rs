@@ -17,6 +17,9 @@ use std::ops::Range;
 /// Largest buffer that is kept, in bytes.
 const SPARE_BYTES_MAX: usize = 1 << 20;
 
+/// Buffers that are kept: for what is in flight, for what is left for later, and for what is being filled.
+const SPARES_MAX: usize = FLUSHES_IN_FLIGHT_MAX + 2;
+
 /// Room for frames that are put together, in bytes: one more than is waited for.
 const PILE_BYTES: usize = FLUSH_BYTES_MAX + 2 * BUFFER_BYTES_DEFAULT;
 
@@ -31,8 +34,8 @@ pub(super) struct Afloat {
     spares: Vec<CommitBuffer>,
     /// What found no place yet.
     outbox: Option<Frames>,
-    /// Frames have been put together: every buffer has room for that.
-    has_piled: bool,
+    /// Every buffer that there will ever be is there, with room for frames that are put together.
+    is_ready: bool,
 }
 
 /// Frames that have their place in a file, one behind the other.
@@ -64,7 +67,6 @@ impl Afloat {
             None => self.outbox.insert(frames).range.len(),
             Some(outbox) => {
                 debug_assert_eq!(outbox.offset + outbox.range.len() as u64, frames.offset);
-                self.has_piled = true;
                 outbox.buffer.truncate(outbox.range.end);
                 outbox.buffer.reserve(PILE_BYTES.saturating_sub(outbox.buffer.len()));
                 outbox.buffer.extend_from_slice(&frames.buffer[frames.range]);
@@ -91,6 +93,20 @@ impl Afloat {
     pub fn is_full(&self, file: &dyn CommitFile, bytes_max: usize) -> bool {
         let in_flight_max = file.limits().in_flight_max.clamp(1, FLUSHES_IN_FLIGHT_MAX);
         self.flights.len() >= in_flight_max || (self.bytes >= bytes_max && !self.is_empty())
+    }
+
+    /// Makes all buffers at once, so that afterwards nothing is allocated any more, however long the disk takes.
+    /// Memory that is not written to is only promised.
+    pub fn make_ready(&mut self, file: &dyn CommitFile) {
+        let in_flight_max = file.limits().in_flight_max.min(FLUSHES_IN_FLIGHT_MAX);
+        if self.is_ready || in_flight_max <= 1 {
+            return;
+        }
+        self.is_ready = true;
+        self.flights.reserve(in_flight_max);
+        let missing = SPARES_MAX.saturating_sub(self.spares.len());
+        self.spares.reserve_exact(missing);
+        self.spares.extend(std::iter::repeat_with(|| CommitBuffer::with_capacity(PILE_BYTES)).take(missing));
     }
 
     /// One has begun.
@@ -124,12 +140,12 @@ impl Afloat {
     }
 
     fn keep(&mut self, mut buffer: CommitBuffer) {
-        if self.has_piled && buffer.capacity() < PILE_BYTES {
+        if self.is_ready && buffer.capacity() < PILE_BYTES {
             buffer.clear();
             buffer.reserve(PILE_BYTES);
         }
         // One that a huge batch has grown is not.
-        if self.spares.len() < FLUSHES_IN_FLIGHT_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+        if self.spares.len() < SPARES_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
             self.spares.push(buffer);
         }
     }

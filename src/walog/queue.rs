@@ -13,7 +13,10 @@ use super::telemetry::{Begun, Probe};
 use super::waiters::{Waiter, Waiters};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
-use crate::limits::{COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, PIPELINE_DEPTH_FAST, PIPELINE_DEPTH_SLOW};
+use crate::limits::{
+    COMMIT_BUFFER_BYTES_INITIAL, DEVICE_SLOW_US, FLUSHES_IN_FLIGHT_MAX, PIPELINE_DEPTH_FAST,
+    PIPELINE_DEPTH_SLOW,
+};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
 use crate::sync::thread::{self, Thread};
@@ -150,8 +153,8 @@ impl Queue {
         let (flushed, durable) = progress;
         Self {
             pending,
-            spares: Vec::new(),
-            flights: VecDeque::new(),
+            spares: Vec::with_capacity(FLUSHES_IN_FLIGHT_MAX),
+            flights: VecDeque::with_capacity(FLUSHES_IN_FLIGHT_MAX),
             flight_bytes: 0,
             file: None,
             in_flight_max: 1,

@@ -15,6 +15,7 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// that follow, in one write. The frames are the same, whatever the disk takes its time for.
     fn begin_afloat(&mut self, batch: Batch) -> PersistenceResult<()> {
         let Some(file) = self.file().cloned() else { return Ok(()) };
+        self.afloat.make_ready(file.as_ref());
         self.collect_afloat(Wait::Never)?;
         let frames = self.place(batch)?;
         let outbox_bytes = self.afloat.put(frames);

@@ -35,6 +35,9 @@ impl<D: Directory + ?Sized> Committer<D> {
                 has_looked = true;
                 queue = self.collect_ended(queue);
             } else if queue.can_begin_flush() {
+                if queue.in_flight_max > 1 {
+                    queue.widen_all();
+                }
                 queue.nobody_waits = true;
                 queue = self.submit(queue, entry_id, Effect::Flushed);
                 queue.nobody_waits = false;

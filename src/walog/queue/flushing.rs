@@ -51,9 +51,7 @@ impl Queue {
         if matches!(self.options.flush_policy, FlushPolicy::Interval(_)) {
             self.last_flush = self.options.environment.elapsed();
         }
-        if !self.has_piled {
-            self.widen_all();
-        }
+        self.widen_all();
         true
     }
 
@@ -63,8 +61,12 @@ impl Queue {
         quarter.min(FLUSH_BYTES_MAX).max(self.options.buffer_bytes)
     }
 
-    /// All at once, so that afterwards nothing is allocated any more.
-    fn widen_all(&mut self) {
+    /// All at once and as soon as flushes may pile up, so that afterwards nothing is allocated any more, however long
+    /// the disk takes. Memory that is not written to is only promised.
+    pub fn widen_all(&mut self) {
+        if self.has_piled {
+            return;
+        }
         self.has_piled = true;
         let mut spares = std::mem::take(&mut self.spares);
         let missing = self.flushes_max().saturating_sub(self.flights.len() + spares.len());
