@@ -68,7 +68,7 @@ pub const ZERO_FILL_BYTES: usize = 1 << 20;
 
 /// How much is zero-filled with one write while a segment is prepared ahead of need, in bytes: what a commit may
 /// have to wait behind.
-pub const PREPARE_CHUNK_BYTES: usize = 256 << 10;
+pub const PREPARE_CHUNK_BYTES: usize = if cfg!(durability_shuttle) { 4096 } else { 256 << 10 };
 
 /// Segments that are kept ready by default.
 pub const PREPARED_SEGMENTS_DEFAULT: usize = 1;

@@ -372,6 +372,9 @@ impl<D: Directory + ?Sized> Committer<D> {
         if let Ok(Some(completion)) = &reaped {
             self.measure_end(completion.id, completion.result.is_ok());
         }
+        // Before anybody can see that nothing is in flight any more: whoever closes lets go of the file's lock.
+        let kept = planted::on("reaper_keeps_file").then(|| Arc::clone(&file));
+        drop(file);
         let mut queue = self.queue();
         std::mem::forget(role);
         queue.reaping = false;
@@ -380,7 +383,9 @@ impl<D: Directory + ?Sized> Committer<D> {
             Ok(None) => debug_assert!(queue.running <= 0, "the file has lost a commit"),
             Err(error) => queue.fail(error),
         }
-        self.tell(queue)
+        let queue = self.tell(queue);
+        drop(kept);
+        queue
     }
 
     /// Publishes the watermarks, and tells everybody who has something to learn from them.

@@ -178,6 +178,8 @@ fn every_operation_of_a_poisoned_shared_log_says_so_in_every_way_of_waiting() {
         poisoned(wal.flush_and_sync());
         poisoned(wal.wait_durable(2));
         poisoned(pollster::block_on(wal.clone().close_async()));
+        // Handles are left, and hold nothing.
+        drop(WalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("a log that was closed is free"));
         poisoned(wal.clone().close());
         wal.wait_durable(1).expect("is durable all the same");
         drop(wal);

@@ -4,6 +4,7 @@
 
 use super::Committer;
 use crate::error::{PersistenceError, PersistenceResult};
+use crate::planted;
 use crate::storage::{Directory, Effect};
 use crate::sync::{MutexGuard, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,9 +65,14 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn give_up(&self) {
         loop {
             let mut queue = self.queue();
-            if queue.failure.is_some() || (!queue.submitting && queue.flights.is_empty()) {
+            // Behind a failure nobody begins anything; what is in flight ends when its file is dropped.
+            let is_over = queue.flights.is_empty() || (queue.failure.is_some() && !queue.reaping);
+            if (!queue.submitting && is_over) || planted::on("give_up_at_once") {
                 queue.closed = true;
-                drop(self.tell(queue));
+                if !planted::on("give_up_untold") {
+                    queue = self.tell(queue);
+                }
+                drop(queue);
                 return self.let_go();
             }
             if !queue.submitting && !queue.reaping && queue.running > 0 {
@@ -83,7 +89,10 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
     /// Has the log's thread close the log.
     pub fn begin_close(self: &Arc<Self>) -> PersistenceResult<()> {
         self.home.check()?;
-        self.queue().check()?;
+        // A log that has failed is let go of as well.
+        if self.queue().closed {
+            return self.queue().check();
+        }
         self.start_owner()?;
         let mut queue = self.queue();
         queue.close_wanted = true;
