@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Model checking of what threads wait for: the shared log's committer, and the reaper role of files on a ring.
+# Model checking of what threads wait for: the shared log's committer, who makes its segments ahead of need, and the
+# reaper role of files on a ring.
 #
 #   scripts/model-check.sh               short: every model, 500 schedules each, and every planted bug
 #   scripts/model-check.sh long [N]      every model, N schedules each (1,000,000 unless told)
@@ -29,6 +30,22 @@ close_asks_unchecked | walog::models::closing_without_blocking_beside_closing_te
 panic_keeps_role | walog::models::a_panic_of_whoever_drives_leaves_nobody_waiting
 watermark_out_of_order | walog::models::every_durable_append_returns_and_is_durable
 collect_beside_reaper | backends::io_uring::model::who_waits_in_the_kernel_sees_what_is_submitted_meanwhile
+reaper_keeps_file | walog::models::closing_serves_or_refuses_everybody
+give_up_at_once | walog::models::ahead::a_log_that_cannot_be_sealed_is_given_up
+give_up_untold | walog::models::ahead::a_log_that_cannot_be_sealed_is_given_up
+begin_unchecked | walog::models::ahead::a_failure_of_the_helper_poisons_the_log
+forget_seal_failure | walog::models::ahead::a_failure_of_the_helper_poisons_the_log
+stop_is_unheard | walog::models::ahead::committers_beside_a_helper_lose_nothing
+failed_step_keeps_role | walog::models::ahead::a_helper_without_space_keeps_nobody_waiting
+rests_for_good | walog::pool::model::a_step_that_fails_keeps_nobody_waiting
+helper_ignores_poison | walog::pool::model::a_step_that_fails_keeps_nobody_waiting
+wake_helper_unlocked | walog::pool::model::the_helper_hears_of_all_filling
+look_before_mark | walog::pool::model::the_helper_hears_of_all_filling
+step_ends_unheard | walog::pool::model::nobody_waits_for_a_helper_that_has_time
+wait_for_helper | walog::pool::model::nobody_waits_for_a_helper_that_has_time
+discard_beside_work | walog::pool::model::nobody_waits_for_a_helper_that_has_time
+prepared_newest_first | walog::pool::model::nobody_waits_for_a_helper_that_has_time
+close_beside_seal | walog::pool::model::closing_waits_for_a_seal_that_is_being_written
 reap_wakes_nobody | backends::io_uring::model::every_completion_reaches_somebody_who_waits
 reaper_keeps_role | backends::io_uring::model::every_completion_reaches_somebody_who_waits
 TABLE

@@ -3,7 +3,7 @@
 #
 #   scripts/sanitize.sh            both
 #   scripts/sanitize.sh address    rings, buffers, teardown: all unit tests, and the integration tests that use rings
-#   scripts/sanitize.sh thread     committers, tickets, readers beside writers, files on rings
+#   scripts/sanitize.sh thread     committers, tickets, readers beside writers, files on rings: the same tests
 #
 # AddressSanitizer works with the stable toolchain. ThreadSanitizer needs the standard library built with it:
 # Debian's newer toolchain brings its source (scripts/debian-rust.sh), and the runtime that it lacks is taken from
@@ -21,7 +21,7 @@ skip() {
 
 # What threads, rings and buffers do; the rest is arithmetic on bytes. Tests that fork children or spend minutes
 # in a simulation add nothing here, and `unreadable` leaks a writer on purpose, as a killed process does.
-integration=(conformance live tickets poison kill)
+integration=(conformance live tickets poison kill:: reader:: rotation misuse combined telemetry attesting strategy fault_kill follow)
 
 address() {
     echo "=== AddressSanitizer, LeakSanitizer"

@@ -133,6 +133,47 @@ observed_in_a_role | it | observers::an_observer_may_use_the_log_whatever_it_is_
 owner_waits_for_itself | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of
 failed_close_stops_threads | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
 failed_close_ends_log | it | combined::a_log_that_could_not_be_closed_for_want_of_space_goes_on_and_is_closed_later
+ignore_header_crc | it | losses::every_bit_of_a_segments_header_and_every_header_that_is_not_its_own_are_told
+ignore_file_id | it | losses::a_recycled_file_that_was_renamed_and_not_yet_rewritten_is_no_part_of_the_log
+require_applied_only | it | losses::checkpoints::a_published_checkpoint_records_the_least_end_that_it_requires
+newest_checkpoint_only | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+any_damage_is_fatal | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+missing_checkpoint_is_new | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+whole_log_is_needed | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+hole_is_truncation | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+ignore_missing_successor | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+ignore_what_checkpoint_needs | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+skip_checkpoint_crc | it | losses::checkpoints::segments_and_checkpoints_that_do_not_fit_together_are_told
+forget_id_floor | it | losses::the_loss_of_a_segment_that_followed_an_opening_is_seen_by_a_checkpoint_alone
+resume_in_place | it | losses::recovery_cut_short_at_every_operation_on_a_full_disk_loses_nothing
+skip_zeroing_spares | it | fault_kill::a_process_killed_at_any_call_loses_nothing_that_it_acknowledged
+skip_write_again | it | faults::every_fault_of_resuming_an_unproven_tail_leaves_the_contract_whole
+skip_segment_directory_sync | it | faults::every_fault_of_a_log_that_is_cut_beside_its_commits_leaves_the_contract_whole
+closing_keeps_locks | it | descriptors::without_descriptors_nothing_acknowledged_is_lost_and_with_them_the_log_goes_on
+closing_keeps_locks | it | reader::a_reader_outlives_the_writer
+entries_of_any_size | it | misuse::entries_of_no_bytes_and_of_all_that_may_be_are_kept_and_larger_ones_change_nothing
+batch_never_waits | it | misuse::a_batch_that_does_not_fit_behind_what_is_pending_waits_or_is_told_so
+batch_must_fit_segment | it | misuse::a_batch_that_is_larger_than_a_segment_gets_one_of_its_own
+closed_is_forgotten | it | misuse::every_operation_of_a_closed_log_says_so_and_what_was_committed_is_told
+poison_tells_no_watermark | it | misuse::every_operation_of_a_poisoned_shared_log_says_so_in_every_way_of_waiting
+observer_panic_escapes | it | misuse::an_observer_that_panics_at_rotation_poisons_nothing
+forget_nobody | it | misuse::a_runtime_that_goes_while_tickets_are_open_takes_no_commit_with_it
+submitting_blocks | it | misuse::nothing_blocks_the_one_thread_of_a_runtime
+close_async_forgets | it | misuse::closing_goes_on_without_its_future_and_says_when_it_cannot
+closing_says_ok | it | misuse::closing_goes_on_without_its_future_and_says_when_it_cannot
+reader_calls_flushed_durable | it | reader::every_entry_is_read_wherever_it_is_and_the_answer_says_what_is_durable
+reader_calls_flushed_durable | it | reader::a_log_in_memory_is_read_as_well_and_nothing_in_it_is_durable
+reader_misses_what_is_in_flight | it | reader::after_poison_what_is_readable_is_read_and_what_was_in_flight_says_why_not
+reader_holds_up_commits | it | reader::reading_holds_up_no_commit
+forget_marks | it | reader::an_entry_near_one_that_was_read_costs_one_small_read
+reader_takes_damage_for_end | it | reader::damage_to_what_was_written_is_reported_and_never_an_end
+reader_never_looks_anew | it | reader::readers_at_random_places_see_every_entry_as_it_was_appended
+parked_never_report | it | telemetry::a_commit_that_is_stuck_in_its_system_call_is_reported_by_another_thread_that_waits
+slow_never_afterwards | it | telemetry::a_lone_commit_that_was_stuck_in_its_system_call_is_reported_afterwards
+failures_uncounted | it | telemetry::every_stage_is_counted
+accept_zero_threshold | it | telemetry::a_threshold_of_nothing_is_refused
+span_never_ends | it | telemetry::whoever_subscribes_gets_a_span_for_each_commit
+read_file_whole | memory | replay_keeps_no_more_than_sixteen_mebibytes_beyond_the_largest_entry
 follow_stays_in_its_segment | it | follow::a_follower_misses_nothing_across_rotation_truncation_and_new_writers
 look_at_oldest_first | it | live::whatever_a_writer_does_between_two_calls_of_a_reader_the_log_stays_sound
 believe_first_look | it | live::a_header_that_is_half_there_is_looked_at_again
@@ -173,12 +214,13 @@ cmp -s "$scratch/wrapper" "$wrapper" || cp "$scratch/wrapper" "$wrapper"
 
 began="$(now)"
 RUSTC_WORKSPACE_WRAPPER="$wrapper" CARGO_TARGET_DIR="$target" \
-    cargo test -p durability --lib --test it --no-run --message-format=json >"$scratch/build"
+    cargo test -p durability --lib --test it --test memory --no-run --message-format=json >"$scratch/build"
 executable() {
-    grep -F "\"kind\":[\"$1\"]" "$scratch/build" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+    grep -F "\"kind\":[\"$1\"]" "$scratch/build" | grep -F "\"name\":\"$2\"" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
-lib="$(executable lib)"
-it="$(executable test)"
+lib="$(executable lib durability)"
+it="$(executable test it)"
+memory="$(executable test memory)"
 echo "built in $(since "$began") s"
 
 # run NAME PLANT PROGRAM TEST...: the verdict of the test program; what it says goes to NAME's files.
@@ -192,29 +234,31 @@ run() {
 
 line() { printf '%-32s | %-108s | %-7s | %5s\n' "$@"; }
 
-# catch PLANT PROGRAM TEST: one line of the table.
+# catch PLANT PROGRAM TEST: one line of the table. A plant may have several.
 catch() {
     local plant=$1 program=$2 test=$3 began code=0 verdict=MISSED
+    local name="$plant-${test//:/_}"
     began="$(now)"
     # Some bugs show only in some orders of threads.
     for _ in 1 2 3; do
-        run "$plant" "$plant" "$program" "$test" || code=$?
-        grep -q "^test result: ok" "$scratch/output-$plant" && [ ! -s "$scratch/skips-$plant" ] || break
+        run "$name" "$plant" "$program" "$test" || code=$?
+        grep -q "^test result: ok" "$scratch/output-$name" && [ ! -s "$scratch/skips-$name" ] || break
     done
-    if grep -q "^test result: FAILED. 0 passed; 1 failed" "$scratch/output-$plant"; then
+    if grep -q "^test result: FAILED. 0 passed; 1 failed" "$scratch/output-$name"; then
         verdict=caught
-    elif [ -s "$scratch/skips-$plant" ]; then
+    elif [ -s "$scratch/skips-$name" ]; then
         verdict=skipped
-        echo "SKIP: the plant $plant: $(sed -n 's/^SKIP: //p' "$scratch/skips-$plant" | head -1)" >>"$skip_log"
+        echo "SKIP: the plant $plant: $(sed -n 's/^SKIP: //p' "$scratch/skips-$name" | head -1)" >>"$skip_log"
     fi
-    line "$plant" "$test" "$verdict" "$(since "$began")" | tee "$scratch/verdict-$plant"
+    line "$plant" "$test" "$verdict" "$(since "$began")" | tee "$scratch/verdict-$name"
 }
 
 if [ "$#" -eq 0 ]; then
-    for program in lib it; do
+    for program in lib it memory; do
         began="$(now)"
         mapfile -t tests < <(plants | sed 's/ *| */|/g' | awk -F'|' -v p="$program" '$2 == p { print $3 }' | sort -u)
-        if ! run "clean-$program" "" "$program" "${tests[@]}" ||
+        # All of them in one process: longer than any one may take.
+        if ! seconds_max=900 run "clean-$program" "" "$program" "${tests[@]}" ||
             ! grep -q "${#tests[@]} passed; 0 failed" "$scratch/output-clean-$program"; then
             cat "$scratch/output-clean-$program"
             echo "without a plant the named tests must pass"
@@ -226,7 +270,7 @@ fi
 
 line plant "test that must catch it" verdict "s"
 export -f catch run line now since
-export scratch lib it seconds_max skip_log
+export scratch lib it memory seconds_max skip_log
 began="$(now)"
 # As many at once as there are processors; each plant has a process of its own.
 plants | sed 's/ *| */|/g' | while IFS='|' read -r plant program test; do

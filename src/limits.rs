@@ -74,7 +74,7 @@ pub const ZERO_FILL_BYTES: usize = 1 << 20;
 
 /// How much is zero-filled with one write while a segment is prepared ahead of need, in bytes: what a commit may
 /// have to wait behind.
-pub const PREPARE_CHUNK_BYTES: usize = 256 << 10;
+pub const PREPARE_CHUNK_BYTES: usize = if cfg!(durability_shuttle) { 4096 } else { 256 << 10 };
 
 /// Bytes written for each durable commit, in a segment, from which on zero-filling the next one costs the disk more
 /// than it saves those commits.

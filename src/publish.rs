@@ -159,6 +159,8 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
         }
         let skip = planted::on("checkpoint_before_log");
         let required_entry_id = if skip { last_applied_entry_id } else { log.make_durable()? };
+        let required_entry_id =
+            if planted::on("require_applied_only") { last_applied_entry_id } else { required_entry_id };
         let meta = CheckpointMeta { last_applied_entry_id, required_entry_id, identity: log.log_identity()? };
         let parent = path::parent(checkpoint_path);
         sweep_temporaries(self.directory.as_ref(), parent, Some(checkpoint_path))?;

@@ -242,7 +242,8 @@ impl FrameReader {
         self.window_offset = offset;
         self.shown = kept;
         let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
-        let target = bytes.max(self.chunk_bytes).min(rest).max(kept);
+        let chunk_bytes = if planted::on("read_file_whole") { rest } else { self.chunk_bytes };
+        let target = bytes.max(chunk_bytes).min(rest).max(kept);
         if self.window.is_empty() {
             // Fresh from the system it is zeros already.
             self.window = vec![0; target];

@@ -167,7 +167,8 @@ pub(super) fn decide_without(
         }
     }
     // Everything is missing.
-    if log.first_entry_id.is_none() && options.allow_missing_log {
+    if (log.first_entry_id.is_none() && options.allow_missing_log) || planted::on("missing_checkpoint_is_new")
+    {
         return Ok(());
     }
     Err(PersistenceError::MissingCheckpoint { path: path.to_owned() })
@@ -184,7 +185,8 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
     let mut plan = Plan { chosen: None, findings: Vec::new(), least_end: None, log_expected: false };
     let Some(newest) = checkpoint_path else { return Ok(plan) };
     let mut first_damage = None;
-    for generation in 0..GENERATIONS_MAX {
+    let generations = if planted::on("newest_checkpoint_only") { 1 } else { GENERATIONS_MAX };
+    for generation in 0..generations {
         let path = names::checkpoint_generation_path(newest, generation);
         let decision = match CheckpointReader::open(directory, &path) {
             Err(error) => {
@@ -195,6 +197,10 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
                 let meta = reader.meta();
                 plan.require(&path, meta, log);
                 match decide(&path, meta, log, options.up_to_entry_id) {
+                    Decision::Use if planted::on("any_damage_is_fatal") && first_damage.is_some() => {
+                        decide_without(newest, &[], first_damage.clone(), log, options)?;
+                        Decision::Use
+                    }
                     Decision::Use => match read(&path) {
                         Ok(state) => {
                             plan.use_checkpoint(Chosen { state, meta, path });
@@ -217,6 +223,9 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
             Decision::Use => {}
         }
     }
+    if planted::on("whole_log_is_needed") && log.first_entry_id != Some(1) {
+        return Err(PersistenceError::MissingCheckpoint { path: newest.to_owned() });
+    }
     let findings: Vec<_> = plan.findings.iter().map(|(_, finding)| finding.clone()).collect();
     let refused = decide_without(newest, &findings, first_damage, log, options);
     refused.map_err(|error| beginning_or_hole(error, hole))?;
@@ -226,7 +235,9 @@ pub(super) fn choose<D: Directory + ?Sized, C>(
 /// A log whose beginning is out of reach because something in its middle is missing was not truncated.
 fn beginning_or_hole(error: PersistenceError, hole: Option<Corruption>) -> PersistenceError {
     match (error, hole) {
-        (PersistenceError::PrefixUnavailable { wanted_entry_id, .. }, Some(hole)) => {
+        (PersistenceError::PrefixUnavailable { wanted_entry_id, .. }, Some(hole))
+            if !planted::on("hole_is_truncation") =>
+        {
             Corruption { entry_id: wanted_entry_id, ..hole }.into()
         }
         (error, _) => error,

@@ -1,11 +1,14 @@
 //! What the models stand on: a log on a slow simulated disk, and the questions that they ask of it.
 
 use crate::error::{PersistenceError, PersistenceResult};
+use crate::inspect::{Role, inspect_log};
 use crate::storage::{Environment, SeededEnvironment};
 use crate::sync::thread;
 use crate::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use crate::testing::sim::{SimDisk, SimOptions, check_crashes};
-use crate::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
+use crate::walog::{
+    PrepareAhead, SyncWalWriter, WalCheck, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, Runner};
@@ -117,7 +120,7 @@ impl Lab {
             pipeline_depth: Some(1 + pick(4)),
             preallocate_bytes: 0,
             segment_bytes_max: [2048, 1 << 20][pick(2)],
-            // Whoever makes segments ahead of need is a thread that is not modelled.
+            // Whoever makes segments ahead of need has models of its own.
             prepare_ahead: PrepareAhead::Never,
             ..WalOptions::default()
         };
@@ -142,6 +145,11 @@ impl Lab {
 
     pub(super) fn fail(&self, at: At, kind: ErrorKind) {
         self.faults.inject(at, Fault::Fail(kind));
+    }
+
+    /// Whether every fault has struck.
+    pub(super) fn has_failed(&self) -> bool {
+        self.faults.all_struck()
     }
 
     /// A handle; the lab keeps one as well.
@@ -207,6 +215,33 @@ impl Lab {
         let handle = self.handle.lock().expect("no panic").take();
         drop(handle);
         self.strict_count()
+    }
+
+    /// Drops the last handle of a log that perhaps could not be sealed.
+    pub(super) fn leave(&self) {
+        let handle = self.handle.lock().expect("no panic").take();
+        drop(handle);
+        self.assert_nothing_acknowledged_is_lost();
+    }
+
+    /// Nobody holds the log: a successor opens it at once.
+    pub(super) fn assert_free(&self) {
+        let opened = WalWriter::<(), _>::open_with(Arc::new(self.disk.clone()), WalOptions::default());
+        opened.map(drop).expect("a log that was left can be opened");
+    }
+
+    /// Every full segment has its seal, and what was made and not used is gone.
+    pub(super) fn assert_sealed(&self) {
+        let inspected = inspect_log(&Arc::new(self.disk.after_kill()), WalCheck::scan_all).expect("is read");
+        for file in inspected.files {
+            let seal = file.contents.and_then(|contents| contents.seal);
+            assert!(
+                file.role == Role::Segment && seal.is_some(),
+                "{} has no seal: {:?}",
+                file.path,
+                file.role
+            );
+        }
     }
 
     fn strict_count(&self) -> u64 {

@@ -8,6 +8,8 @@
 //! A failure prints the schedule; `DURABILITY_MODEL_SCHEDULE=... scripts/model-check.sh replay MODEL` runs it
 //! again.
 
+#[path = "model_ahead_tests.rs"]
+mod ahead;
 #[path = "model_lab_tests.rs"]
 pub(crate) mod lab;
 
@@ -269,7 +271,10 @@ fn closing_serves_or_refuses_everybody() {
         spawn_all(&lab, 3, |lab, index| {
             let writer = lab.take_handle();
             let outcome = match index {
-                0 => return writer.close().expect("nothing fails"),
+                0 => {
+                    writer.close().expect("nothing fails");
+                    return lab.assert_free();
+                }
                 1 => writer.append_bytes_durable(b"entry"),
                 _ => writer.submit_bytes(b"entry").and_then(|ticket| ticket.wait()),
             };

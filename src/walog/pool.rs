@@ -24,10 +24,10 @@ use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, Latch,
 };
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 /// What is done off the commit path.
 pub(super) struct Pool<D: ?Sized> {
@@ -219,7 +219,7 @@ impl<D: Directory + ?Sized> Pool<D> {
         if state.ready_min > 0 {
             self.set_options(&mut state, options);
         }
-        state.rests = false;
+        state.rests &= planted::on("rests_for_good");
         let mut waited = false;
         loop {
             let newest = planted::on("prepared_newest_first");
@@ -229,7 +229,8 @@ impl<D: Directory + ?Sized> Pool<D> {
                 return Ok(Obtained { prepared, waited });
             }
             waited = true;
-            if state.busy {
+            let helper_will = state.ready_min > 0 && state.job.is_some();
+            if state.busy || (helper_will && planted::on("wait_for_helper")) {
                 state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -295,7 +296,9 @@ impl<D: Directory + ?Sized> Pool<D> {
         self.used_bytes.store(bytes, Ordering::SeqCst);
         if bytes >= self.wake_at_bytes.load(Ordering::SeqCst) {
             // With the lock, or the helper might be about to wait.
-            drop(self.state());
+            if !planted::on("wake_helper_unlocked") {
+                drop(self.state());
+            }
             self.work.notify_one();
         }
     }
@@ -304,7 +307,7 @@ impl<D: Directory + ?Sized> Pool<D> {
     pub fn seal_retired(&self) -> PersistenceResult<()> {
         let mut state = self.state();
         loop {
-            while state.busy {
+            while state.busy && !planted::on("close_beside_seal") {
                 state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             let Some(retired) = state.retired.pop_front() else { return Ok(()) };
@@ -340,7 +343,7 @@ impl<D: Directory + ?Sized> Pool<D> {
     /// What there is to do now, for the helper. `unpaced`: without regard to how full the current segment is.
     fn next_work(&self, state: &mut State, unpaced: bool) -> Option<Work> {
         self.wake_at_bytes.store(u64::MAX, Ordering::SeqCst);
-        if state.busy || state.stop || self.latch.is_tripped() {
+        if state.busy || state.stop || (self.latch.is_tripped() && !planted::on("helper_ignores_poison")) {
             return None;
         }
         if let Some(retired) = state.retired.pop_front() {
@@ -368,8 +371,9 @@ impl<D: Directory + ?Sized> Pool<D> {
         let (zeroed, total) = job.progress();
         let share = zeroed as f64 / total.max(1) as f64;
         let due_at = (segment_bytes as f64 * share / 2.0) as u64;
+        let early = planted::on("look_before_mark").then(|| self.used_bytes.load(Ordering::SeqCst));
         self.wake_at_bytes.store(due_at, Ordering::SeqCst);
-        let due = self.used_bytes.load(Ordering::SeqCst) >= due_at;
+        let due = early.unwrap_or_else(|| self.used_bytes.load(Ordering::SeqCst)) >= due_at;
         if due {
             self.wake_at_bytes.store(u64::MAX, Ordering::SeqCst);
         }
@@ -399,6 +403,7 @@ impl<D: Directory + ?Sized> Pool<D> {
         if let Err(error) = result {
             tracing::warn!(%error, "a segment could not be prepared or sealed ahead of need");
             state.rests = true;
+            state.busy = planted::on("failed_step_keeps_role");
         }
         state
     }
@@ -428,7 +433,9 @@ impl<D: Directory + ?Sized> Pool<D> {
         state.stop = true;
         state.ready_min = 0;
         drop(state);
-        self.work.notify_all();
+        if !planted::on("stop_is_unheard") {
+            self.work.notify_all();
+        }
     }
 
     /// Removes what was made and not used. After a crash, what is left is recognised as never started.
@@ -456,7 +463,7 @@ impl<D: Directory + ?Sized> Pool<D> {
 
     fn take_unused(&self) -> (VecDeque<Prepared>, Option<Making>) {
         let mut state = self.state();
-        while state.busy {
+        while state.busy && !planted::on("discard_beside_work") {
             state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         (std::mem::take(&mut state.ready), state.job.take())
@@ -488,7 +495,9 @@ impl<D: Directory + ?Sized> Pool<D> {
     fn end_work(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         state.busy = false;
-        self.made.notify_all();
+        if !planted::on("step_ends_unheard") {
+            self.made.notify_all();
+        }
         self.work.notify_one();
         state
     }
@@ -499,8 +508,12 @@ pub(super) fn start_helper<D: Directory + ?Sized + 'static>(
     pool: &Arc<Pool<D>>,
 ) -> PersistenceResult<JoinHandle<()>> {
     let pool = Arc::clone(pool);
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name("durability-prepare".to_owned())
         .spawn(move || pool.work())
         .map_err(|source| PersistenceError::io("start a thread for", "segments", None, source))
 }
+
+#[cfg(all(test, durability_shuttle))]
+#[path = "model_pool_tests.rs"]
+mod model;

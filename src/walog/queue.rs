@@ -243,9 +243,10 @@ impl Queue {
 
     pub fn check(&self) -> PersistenceResult<()> {
         if let Some(cause) = &self.failure {
-            return Err(PersistenceError::closed_by(Arc::clone(cause), self.durable_entry_id));
+            let durable = if planted::on("poison_tells_no_watermark") { 0 } else { self.durable_entry_id };
+            return Err(PersistenceError::closed_by(Arc::clone(cause), durable));
         }
-        if self.closed {
+        if self.closed && !planted::on("closed_is_forgotten") {
             return Err(PersistenceError::invalid_state("using the log", "it is closed; open it again"));
         }
         Ok(())

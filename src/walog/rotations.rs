@@ -4,9 +4,9 @@ use super::options::{PrepareAhead, WalOptions};
 use super::pool::{Pool, start_helper};
 use crate::error::PersistenceResult;
 use crate::storage::Directory;
+use crate::sync::thread::JoinHandle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often the log went on in another segment, and how long commits waited for one. Each number stands for

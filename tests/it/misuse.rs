@@ -1,13 +1,15 @@
 //! Bad input, logs that are closed or poisoned, encoders and observers that panic, runtimes that go away: each has
 //! one defined outcome, and takes nothing else with it.
 
+use crate::support::within_patience;
 use durability::codec::Codec;
 use durability::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
-    Backpressure, PrepareAhead, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+    Backpressure, PrepareAhead, SyncWalWriter, WalMaintenance, WalObserver, WalOptions, WalReader,
+    WalReplayMode, WalWriter,
 };
 use durability::{PersistenceError, PersistenceResult};
 use std::future::Future;
@@ -112,6 +114,9 @@ fn a_batch_that_is_larger_than_a_segment_gets_one_of_its_own() {
     assert_eq!(wal.append_bytes_durable(b"behind").expect("commits"), 12);
     wal.close().expect("closes");
     assert_eq!(entries(&disk).len(), 12);
+    let ranges = WalMaintenance::new(Arc::new(disk)).segment_ranges_strict().expect("reads");
+    let begins: Vec<_> = ranges.into_iter().map(|range| range.start_entry_id).collect();
+    assert_eq!(begins, [1, 2, 12], "what is too large for a segment has one of its own");
 }
 
 #[test]
@@ -178,6 +183,8 @@ fn every_operation_of_a_poisoned_shared_log_says_so_in_every_way_of_waiting() {
         poisoned(wal.flush_and_sync());
         poisoned(wal.wait_durable(2));
         poisoned(pollster::block_on(wal.clone().close_async()));
+        // Handles are left, and hold nothing.
+        drop(WalWriter::<(), SimDisk>::open(Arc::new(disk.clone())).expect("a log that was closed is free"));
         poisoned(wal.clone().close());
         wal.wait_durable(1).expect("is durable all the same");
         drop(wal);
@@ -326,6 +333,10 @@ fn a_runtime_that_goes_while_tickets_are_open_takes_no_commit_with_it() {
 /// On a runtime with one thread, which a call that blocks would stop for ever: the gate is opened by a task.
 #[test]
 fn nothing_blocks_the_one_thread_of_a_runtime() {
+    within_patience(nothing_blocks);
+}
+
+fn nothing_blocks() {
     let (disk, faults, wal) = open(WalOptions { backpressure: Backpressure::Refuse, ..options() });
     wal.append_bytes_durable(b"before").expect("commits");
     let gate = Gate::new();
@@ -373,13 +384,22 @@ fn closing_goes_on_without_its_future_and_says_when_it_cannot() {
     wal.append_bytes(b"pending").expect("appends");
     let reader = wal.reader();
     let closing = wal.clone().close_async();
-    drop(wal);
-    drop(closing);
-    gate.wait_until_held();
+    within_patience(move || {
+        drop(wal);
+        drop(closing);
+    });
+    let held = gate.clone();
+    within_patience(move || held.wait_until_held());
     gate.open();
-    while WalReader::<(), SimDisk>::new(Arc::new(disk.clone())).replay_bytes(WalReplayMode::Strict).is_err() {
-        std::thread::yield_now();
-    }
+    let sealed = disk.clone();
+    within_patience(move || {
+        while WalReader::<(), SimDisk>::new(Arc::new(sealed.clone()))
+            .replay_bytes(WalReplayMode::Strict)
+            .is_err()
+        {
+            std::thread::yield_now();
+        }
+    });
     assert_eq!(entries(&disk).len(), 2);
     assert!(reader.read_bytes(2).expect("reads").is_durable());
     // Closing fails: whoever awaits is told.

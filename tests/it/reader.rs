@@ -1,5 +1,6 @@
 //! Reading a live log by entry id: from memory, from a commit in flight, from files.
 
+use crate::support::within_patience;
 use durability::backends::Backend;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
@@ -217,6 +218,10 @@ fn a_reader_outlives_the_writer() {
 
 #[test]
 fn reading_holds_up_no_commit() {
+    within_patience(commit_beside_readers_that_are_stuck);
+}
+
+fn commit_beside_readers_that_are_stuck() {
     let (_, faults, wal) = open(options());
     (0..20).for_each(|_| assert!(append(&wal) > 0));
     wal.flush_and_sync().expect("commits");
@@ -244,15 +249,16 @@ fn reading_holds_up_no_commit() {
 #[test]
 fn an_entry_near_one_that_was_read_costs_one_small_read() {
     let (_, faults, wal) = open(options());
-    for _ in 0..3000 {
+    // Far more than a few large reads would bring.
+    for _ in 0..12_000 {
         append(&wal);
         if wal.last_entry_id() % 3 == 0 {
             wal.flush().expect("flushes");
         }
     }
     let reader = wal.reader();
-    read_range(&reader, 1, 3000);
-    for entry_id in [2990, 10, 1500, 1501] {
+    read_range(&reader, 1, 12_000);
+    for entry_id in [11_990, 10, 6000, 6001] {
         let before = faults.calls() as usize;
         assert!(!read(&reader, entry_id));
         let trace = faults.trace();

@@ -1,6 +1,23 @@
 //! What several modules need.
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Long enough for any machine; only a failing test waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `act` answers; a panic where it never comes back. For tests of what blocks nobody.
+#[track_caller]
+pub fn within_patience<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || ended.send(catch_unwind(AssertUnwindSafe(act))));
+    match end.recv_timeout(PATIENCE) {
+        Ok(ended) => ended.unwrap_or_else(|panic| resume_unwind(panic)),
+        Err(_) => panic!("blocked for {PATIENCE:?}"),
+    }
+}
 
 /// Says loudly that a test did not run, and why: on standard error, and in the file that
 /// `DURABILITY_SKIP_LOG` names.

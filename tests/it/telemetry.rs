@@ -1,5 +1,6 @@
 //! Telemetry, and commits that take too long.
 
+use crate::support::PATIENCE;
 use durability::PersistenceResult;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
@@ -12,9 +13,6 @@ use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
-
-/// Long enough for any machine; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Says which commits were slow, and panics each time.
 struct Watch(Mutex<mpsc::Sender<SlowCommit>>);

@@ -60,6 +60,9 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
 
     fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
         self.check()?;
+        if planted::on("batch_must_fit_segment") && frame_bytes > self.options.segment_bytes_max {
+            return Err(PersistenceError::invalid_config("payloads", "larger than a segment"));
+        }
         if self.needs_segment(frame_bytes) {
             self.finish_writes()?;
             match self.current {

@@ -7,6 +7,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use crate::storage::{Directory, Effect, Home};
 use crate::sync::{Mutex, MutexGuard, thread};
+use crate::walog::queue::Queue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -107,7 +108,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             // This thread ends now: whoever drops the last handle need not wait for those who are told here.
             drop(self.owner.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
-        tell.outcome = Some(result);
+        tell.outcome = Some(if planted::on("closing_says_ok") { Ok(()) } else { result });
         ends
     }
 
@@ -120,9 +121,15 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn give_up(&self) {
         loop {
             let mut queue = self.queue();
-            if queue.closed || queue.failure.is_some() || (!queue.submitting && queue.flights.is_empty()) {
+            // Behind a failure nobody begins anything; what is in flight ends when its file is dropped.
+            let is_over = queue.flights.is_empty() || (queue.failure.is_some() && !queue.reaping);
+            let is_over = queue.closed || (!queue.submitting && is_over);
+            if is_over || planted::on("give_up_at_once") {
                 queue.closed = true;
-                drop(self.tell(queue));
+                if !planted::on("give_up_untold") {
+                    queue = self.tell(queue);
+                }
+                drop(queue);
                 return self.let_go();
             }
             if !queue.submitting && !queue.reaping && queue.running > 0 {
@@ -139,13 +146,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
     /// Has the log's thread close the log.
     pub fn begin_close(self: &Arc<Self>) -> PersistenceResult<Arc<Asked>> {
         self.home.check()?;
-        self.queue().check()?;
+        check_open(&self.queue())?;
         self.start_owner()?;
         let asked = Arc::new(Asked { home: self.home, told: Mutex::default() });
         let mut queue = self.queue();
         // Looked at once more, with the lock: the thread of a log that is open does not end before it has seen this.
         if !planted::on("close_asks_unchecked") {
-            queue.check()?;
+            check_open(&queue)?;
         }
         if queue.is_owner() {
             // In an observer or a callback on that very thread.
@@ -153,10 +160,17 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             asked.tell(self.close());
             return Ok(asked);
         }
-        queue.close_asked.push(Arc::clone(&asked));
+        if !planted::on("close_async_forgets") {
+            queue.close_asked.push(Arc::clone(&asked));
+        }
         let owner = queue.owner.as_ref().map(|owner| owner.thread.clone());
         drop(queue);
         owner.into_iter().for_each(|owner| owner.unpark());
         Ok(asked)
     }
+}
+
+/// A log that has failed and was not closed is let go of as well.
+fn check_open(queue: &Queue) -> PersistenceResult<()> {
+    if queue.closed { queue.check() } else { Ok(()) }
 }

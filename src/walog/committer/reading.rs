@@ -10,6 +10,7 @@
 use super::Committer;
 use crate::error::PersistenceResult;
 use crate::framing::Peek;
+use crate::planted;
 use crate::storage::{Directory, Effect};
 use std::ops::RangeInclusive;
 
@@ -51,12 +52,23 @@ impl<D: Directory + ?Sized> Committer<D> {
         } else {
             Fetched::InFlight
         };
-        (fetched, queue.durable_entry_id)
+        let told = if planted::on("reader_calls_flushed_durable") {
+            queue.flushed_entry_id
+        } else {
+            queue.durable_entry_id
+        };
+        (fetched, told)
     }
 
     /// Blocks until the commit that holds `entry_id`, and is in flight, has ended.
     pub fn wait_in_flight(&self, entry_id: u64) -> PersistenceResult<()> {
         self.wait(entry_id, Effect::Flushed)
+    }
+
+    /// For a planted bug.
+    #[cfg(durability_planted)]
+    pub fn hold(&self) -> impl Drop + '_ {
+        self.queue()
     }
 
     /// `Poisoned` after a failure.

@@ -137,6 +137,10 @@ impl<D: Directory + ?Sized> Cursor<D> {
 
     /// Copies the next entries of the open segment's next frame.
     fn read_frame(&mut self) -> PersistenceResult<()> {
+        #[cfg(durability_planted)]
+        let committer = Arc::clone(&self.committer);
+        #[cfg(durability_planted)]
+        let _held = planted::on("reader_holds_up_commits").then(|| committer.hold());
         let Some(open) = &mut self.open else { return Ok(()) };
         let frame = match open.reader.next_frame() {
             Ok(Some(frame)) => frame,
@@ -188,6 +192,10 @@ impl<D: Directory + ?Sized> Cursor<D> {
     /// Something does not read as the catalogue says. Truncation and recycling may have taken it away meanwhile,
     /// which the catalogue tells when it is read again; when that changes nothing, the error stands.
     fn look_anew(&mut self, reading: u64, error: PersistenceError) -> PersistenceResult<()> {
+        if error.is_corruption() && planted::on("reader_takes_damage_for_end") {
+            self.last = 0;
+            return Ok(());
+        }
         let is_race = error.is_not_found() || error.is_corruption();
         self.failures += 1;
         if !is_race || self.failures > READER_RETRIES_MAX || planted::on("reader_never_looks_anew") {

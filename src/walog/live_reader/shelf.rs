@@ -9,6 +9,7 @@
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::scan::KnownEnd;
 use crate::limits::{MARK_BYTES, MARKS_MAX};
+use crate::planted;
 use crate::storage::Directory;
 use crate::walog::catalogue::{self, Chain, Found, Listing, Started};
 use crate::walog::walk;
@@ -90,6 +91,9 @@ impl<D: Directory + ?Sized> Shelf<D> {
 
     /// Remembers where a frame begins, unless that is near another such place.
     pub fn mark(&self, segment_id: u64, offset: u64, first_entry_id: u64) {
+        if planted::on("forget_marks") {
+            return;
+        }
         let mut known = self.known();
         let before = known.marks.range((segment_id, 0)..=(segment_id, first_entry_id)).next_back();
         if before.is_some_and(|(_, before)| offset < before + MARK_BYTES) {

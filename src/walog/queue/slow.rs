@@ -1,6 +1,7 @@
 //! Commits that take longer than they should: which of them, and since when.
 
 use super::{Flight, Queue};
+use crate::planted;
 use crate::walog::options::SlowCommit;
 use std::time::Duration;
 
@@ -38,7 +39,10 @@ impl Queue {
 
     /// Keeps a commit that took too long and was not reported while it ran.
     pub(super) fn note_slow(&mut self, last_entry_id: u64, took: Duration, reported: bool) {
-        if !reported && self.options.slow_after.is_some_and(|slow_after| took > slow_after) {
+        if !reported
+            && !planted::on("slow_never_afterwards")
+            && self.options.slow_after.is_some_and(|slow_after| took > slow_after)
+        {
             let (durable_entry_id, in_flight) = (self.durable_entry_id, self.flights.len());
             let has_ended = true;
             self.was_slow =
