@@ -265,12 +265,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn submit<'a>(&'a self, mut queue: Guard<'a>, entry_id: u64, effect: Effect) -> Guard<'a> {
         queue.submitting = true;
         let role = Submitting { committer: self };
-        if queue.batch_entries > 1 && !queue.nobody_waits {
-            // Those who were told a moment ago are about to append: worth one look before the batch is taken.
-            drop(queue);
-            thread::yield_now();
-            queue = self.queue();
-        }
+        queue = self.gather(queue);
         // Looked at once: more was appended, and time has passed, since the turn was taken, and time goes on.
         let needs_room = queue.needs_room();
         if needs_room && !queue.flights.is_empty() && !planted::on("rotate_beside_flights") {
@@ -307,6 +302,27 @@ impl<D: Directory + ?Sized> Committer<D> {
         let queue = self.queue();
         std::mem::forget(role);
         self.end_submitting(queue, begun)
+    }
+
+    /// Gives those who were told a moment ago the time to come along.
+    fn gather<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
+        if queue.nobody_waits || !queue.flights.is_empty() {
+            return queue;
+        }
+        let pending = queue.pending.entry_count();
+        let Some(mut gathering) = queue.crowd.gather(pending, || self.environment.elapsed()) else {
+            return queue;
+        };
+        loop {
+            drop(queue);
+            thread::yield_now();
+            queue = self.queue();
+            let (pending, commit_ns) = (queue.pending.entry_count(), queue.commit_ns);
+            let now = self.environment.elapsed();
+            if queue.failure.is_some() || !queue.crowd.goes_on(&mut gathering, pending, commit_ns, now) {
+                return queue;
+            }
+        }
     }
 
     /// What was taken is with the file, or everybody is told that it is not.

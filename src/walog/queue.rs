@@ -7,6 +7,7 @@
 //! Invariants: watermarks move in the order in which commits began, whatever the order of their completions;
 //! entries are either pending, or in flight, or flushed, in this order and without a gap.
 
+use self::crowd::Crowd;
 use super::committer::Asked;
 use super::options::{SlowCommit, WalOptions};
 use super::telemetry::{Begun, Probe};
@@ -24,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod crowd;
 mod flushing;
 mod slow;
 
@@ -86,8 +88,8 @@ pub(super) struct Queue {
     pub has_piled: bool,
     /// Smoothed time from the beginning of a commit to its completion, in nanoseconds.
     pub commit_ns: u64,
-    /// Entries in the batch that began last.
-    pub batch_entries: u32,
+    /// Whom the next commit may wait for.
+    pub crowd: Crowd,
     pub probe: Probe,
     /// A commit that took too long, has ended, and was not reported yet.
     pub was_slow: Option<SlowCommit>,
@@ -186,7 +188,7 @@ impl Queue {
             flush_again_bytes: 0,
             has_piled: false,
             commit_ns: 0,
-            batch_entries: 0,
+            crowd: Crowd::default(),
             probe: Probe::new(options.telemetry.is_some()),
             was_slow: None,
             options,
@@ -381,7 +383,6 @@ impl Queue {
                 None => Batch::new(alignment, last_entry_id + 1, COMMIT_BUFFER_BYTES_INITIAL),
             };
             (self.unflushed, self.last_flush, self.flush_again_bytes) = (0, now, 0);
-            self.batch_entries = entries;
             Work::Frame(std::mem::replace(&mut self.pending, fresh))
         };
         let is_awaited = !std::mem::take(&mut self.nobody_waits) || effect == Effect::Durable;
@@ -434,9 +435,11 @@ impl Queue {
         if self.failure.is_some() {
             return;
         }
+        let mut reached = 0;
         while self.flights.front().is_some_and(|flight| flight.completed) {
             let Some(flight) = self.flights.pop_front() else { break };
             self.flight_bytes -= flight.bytes;
+            reached += if flight.awaited.is_some() { flight.entries } else { 0 };
             self.flushed_entry_id = flight.last_entry_id;
             if flight.effect == Effect::Durable || planted::on("watermark_of_flushed") {
                 self.durable_entry_id = flight.last_entry_id;
@@ -444,6 +447,9 @@ impl Queue {
             if planted::on("watermark_of_pending") {
                 self.durable_entry_id = self.pending.next_entry_id() - 1;
             }
+        }
+        if reached > 0 {
+            self.crowd.told(reached, self.pending.entry_count());
         }
     }
 
