@@ -25,12 +25,13 @@ use crate::formats::names;
 use crate::framing::{Batch, Control, FrameSink, control_commit, write_again};
 use crate::limits::{
     COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, PREPARE_CHUNK_BYTES,
-    RESERVE_BYTES_MIN, STREAM_BYTES_PER_COMMIT,
+    RESERVE_BYTES_MIN, STREAM_BYTES_PER_COMMIT, ZERO_FILL_BYTES,
 };
 use crate::planted;
 use crate::storage::{
     ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, Latch, Submitted, sweep_temporaries,
 };
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -367,11 +368,25 @@ impl<D: Directory + ?Sized> Appender<D> {
         2 * u64::from(self.options.frame_alignment)
     }
 
-    /// Whether a frame of `frame_bytes` needs a segment of its own, or the first one.
+    /// Whether a frame of `frame_bytes` needs a segment of its own, or the first one. Where this one would have to
+    /// grow for it, the next one serves as well, if it is ready.
     pub(crate) fn needs_segment(&self, frame_bytes: u64) -> bool {
         let Room { bytes_left, old_at, .. } = self.room();
         let is_too_large = bytes_left.is_none_or(|bytes_left| frame_bytes > bytes_left);
-        is_too_large || old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
+        is_too_large
+            || old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
+            || (self.needs_growth(frame_bytes) && self.goes_on_elsewhere())
+    }
+
+    fn goes_on_elsewhere(&self) -> bool {
+        let has_begun = self.current.as_ref().is_some_and(|current| current.opening.is_none());
+        has_begun && self.helper.works() && self.pool.is_ready() && !planted::on("grow_beside_ready")
+    }
+
+    /// Whether a frame of `frame_bytes`, and the seal behind it, reach beyond what the current segment has.
+    fn needs_growth(&self, frame_bytes: u64) -> bool {
+        let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();
+        self.current.as_ref().is_some_and(|current| needed(current) > current.reserved)
     }
 
     /// From the next segment on, segments are made ahead of need, by whom the options say; `auto` is what
@@ -513,25 +528,52 @@ impl<D: Directory + ?Sized> Appender<D> {
     }
 
     /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
-    /// before anything of the frame is written.
-    fn reserve(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        let control_bytes = self.control_bytes();
-        let segment_bytes_max = self.options.segment_bytes_max;
+    /// before anything of the frame is written. Nothing is in flight.
+    fn grow(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        let (control_bytes, is_streaming) = (self.control_bytes(), self.is_streaming());
+        let cap = self.options.segment_bytes_max.saturating_add(control_bytes);
         let Some(current) = &mut self.current else { return Ok(()) };
         let needed = current.offset + frame_bytes + control_bytes;
-        if needed <= current.reserved {
-            return Ok(());
-        }
-        let more = (2 * current.reserved).min(segment_bytes_max.saturating_add(control_bytes));
-        let wanted = needed.max(more).max(RESERVE_BYTES_MIN);
-        current.reserved = match current.file.reserve(wanted) {
-            Ok(()) => wanted,
+        let filled = self.options.zero_filled_bytes();
+        let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
+        let end = needed.max(current.reserved.saturating_add(step).min(cap));
+        let wanted = end.max(RESERVE_BYTES_MIN);
+        match current.file.reserve(wanted) {
+            Ok(()) => {}
             Err(error) if error.is_out_of_space() && wanted > needed => {
                 current.file.reserve(needed)?;
-                needed
+                current.reserved = needed;
+                return Ok(());
             }
             Err(error) => return Err(error),
-        };
+        }
+        // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
+        // that is nearly full is not worth it.
+        let pays = !is_streaming && cap.saturating_sub(current.reserved) >= filled;
+        let zeros = current.reserved..end;
+        current.reserved = wanted;
+        let pays = pays && !planted::on("grow_without_zeros");
+        if pays { self.zero_fill(zeros) } else { Ok(()) }
+    }
+
+    /// Overwrites what was asked for with zeros, which the next commit makes durable.
+    fn zero_fill(&self, grown: Range<u64>) -> PersistenceResult<()> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let alignment = u64::from(self.options.frame_alignment);
+        let (mut from, to) = (grown.start.div_ceil(alignment) * alignment, grown.end / alignment * alignment);
+        let mut buffer = CommitBuffer::new();
+        while from < to {
+            let bytes = (to - from).min(ZERO_FILL_BYTES as u64) as usize;
+            if buffer.len() < bytes {
+                buffer = CommitBuffer::with_capacity(bytes);
+                buffer.resize(bytes, 0);
+            }
+            let commit = Commit { id: 0, offset: from, buffer, range: 0..bytes, effect: Effect::Flushed };
+            let (result, back) = current.file.commit(commit);
+            result.map_err(|error| self.latch.trip(error))?;
+            buffer = back.unwrap_or_default();
+            from += bytes as u64;
+        }
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::header::{FileKind, HeaderState, decode};
 use crate::formats::layout::HEADER_BYTES;
 use crate::formats::names;
-use crate::limits::{PREPARE_CHUNK_BYTES, RETIRED_SEGMENTS_MAX};
+use crate::limits::{BUFFER_ALIGNMENT, PREPARE_CHUNK_BYTES, RETIRED_SEGMENTS_MAX, ZERO_FILL_BYTES};
 use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, Latch,
@@ -68,8 +68,12 @@ struct State {
     ahead: Recipe,
     /// Hardly anybody waited for commits in the last segment.
     streams: bool,
-    /// What the current segment holds when it is full, where making follows its filling; 0: it does not wait.
-    paced_by_bytes: u64,
+    /// Whether making follows the filling of the current segment.
+    is_paced: bool,
+    /// How much of the current segment was zero-filled when it was entered, and how much of the next one will be: a
+    /// log begins with small segments, each larger than the one before.
+    current_bytes: u64,
+    next_bytes: u64,
     /// The segment that is being written.
     current: Option<(u64, u64)>,
 }
@@ -131,7 +135,9 @@ impl<D: Directory + ?Sized> Pool<D> {
             ready_min: 0,
             ahead: Recipe::ahead(options, identity, is_durable),
             streams: false,
-            paced_by_bytes: 0,
+            is_paced: false,
+            current_bytes: 0,
+            next_bytes: 0,
             current: None,
         };
         Self {
@@ -166,10 +172,9 @@ impl<D: Directory + ?Sized> Pool<D> {
             state.ahead = state.ahead.for_stream(options);
         }
         // A segment that is sealed by its age, or that is made in a moment, does not follow the filling.
-        let follows = options.segment_age_max.is_none()
+        state.is_paced = options.segment_age_max.is_none()
             && state.ahead.fill_bytes > 4 * PREPARE_CHUNK_BYTES as u64
             && state.ahead.in_steps;
-        state.paced_by_bytes = if follows { options.segment_bytes_max } else { 0 };
     }
 
     /// Whether the lock that makes this writer the only one is still that.
@@ -279,11 +284,20 @@ impl<D: Directory + ?Sized> Pool<D> {
         (state, result)
     }
 
+    /// Whether a segment is ready.
+    pub fn is_ready(&self) -> bool {
+        !self.state().ready.is_empty()
+    }
+
     /// The committer goes on in this segment.
     pub fn enter(&self, segment: &Prepared, retired: Option<Retired>) -> PersistenceResult<()> {
         self.used_bytes.store(0, Ordering::SeqCst);
         let mut state = self.state();
         state.current = Some((segment.id, segment.salt));
+        state.current_bytes = segment.bytes;
+        if state.next_bytes == 0 {
+            state.next_bytes = larger(segment.bytes).max(ZERO_FILL_BYTES as u64);
+        }
         state.retired.extend(retired);
         let too_many = state.retired.len() > RETIRED_SEGMENTS_MAX;
         drop(state);
@@ -352,25 +366,36 @@ impl<D: Directory + ?Sized> Pool<D> {
         if state.rests || state.current.is_none() || state.ready.len() >= state.ready_min {
             return None;
         }
-        let recipe = state.ahead;
         let mut job = match state.job.take() {
             Some(job) => job,
-            None => self.new_job(state, recipe),
+            None => {
+                let recipe = self.next_recipe(state);
+                self.new_job(state, recipe)
+            }
         };
         job.spares_below(state.sealed_below());
-        if unpaced || state.paced_by_bytes == 0 || self.is_due(state.paced_by_bytes, &job) {
+        if unpaced || !state.is_paced || self.is_due(state.current_bytes, &job) {
             return Some(Work::Make(job));
         }
         state.job = Some(job);
         None
     }
 
-    /// The next segment is whole when the current one is half full; before that its zeros follow the filling. Where
-    /// that is still to come, the committer will wake the helper.
+    /// For the next segment that is made ahead of need.
+    fn next_recipe(&self, state: &mut State) -> Recipe {
+        let whole = state.ahead;
+        let fill_bytes =
+            if state.streams { whole.fill_bytes } else { whole.fill_bytes.min(state.next_bytes) };
+        state.next_bytes = larger(state.next_bytes);
+        Recipe { fill_bytes, ..whole }
+    }
+
+    /// The next segment is whole when the current one is three quarters full; before that its zeros follow the
+    /// filling. Where that is still to come, the committer will wake the helper.
     fn is_due(&self, segment_bytes: u64, job: &Making) -> bool {
         let (zeroed, total) = job.progress();
         let share = zeroed as f64 / total.max(1) as f64;
-        let due_at = (segment_bytes as f64 * share / 2.0) as u64;
+        let due_at = (segment_bytes as f64 * share * 0.75) as u64;
         let early = planted::on("look_before_mark").then(|| self.used_bytes.load(Ordering::SeqCst));
         self.wake_at_bytes.store(due_at, Ordering::SeqCst);
         let due = early.unwrap_or_else(|| self.used_bytes.load(Ordering::SeqCst)) >= due_at;
@@ -468,6 +493,12 @@ impl<D: Directory + ?Sized> Pool<D> {
         }
         (std::mem::take(&mut state.ready), state.job.take())
     }
+}
+
+/// By half, a multiple of every alignment.
+fn larger(bytes: u64) -> u64 {
+    let blocks = bytes / BUFFER_ALIGNMENT as u64;
+    blocks.saturating_add(blocks / 2 + 1).saturating_mul(BUFFER_ALIGNMENT as u64)
 }
 
 /// Whoever works; a panic ends that work and keeps nobody waiting.

@@ -303,7 +303,7 @@ fn a_segment_that_grows_asks_for_space_before_it_writes() {
     }
     let mut refused = 0;
     let mut acknowledged = 0;
-    for _ in 0..80 {
+    for _ in 0..120 {
         match commit(&wal) {
             Ok(entry_id) => acknowledged = entry_id,
             Err(error) => {
@@ -316,6 +316,63 @@ fn a_segment_that_grows_asks_for_space_before_it_writes() {
     assert_eq!(acknowledged, wal.last_entry_id(), "the same writer goes on");
     wal.close().expect("closes");
     assert_eq!(entries(&disk, WalReplayMode::Strict), acknowledged);
+}
+
+/// Bytes of the file of a name, whatever stands in it.
+fn file_bytes(disk: &SimDisk, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut file = disk.after_kill().open_file(&format!("wal/{name}")).expect("opens");
+    std::io::Read::read_to_end(&mut file, &mut bytes).expect("reads");
+    bytes
+}
+
+#[test]
+fn a_segment_grows_by_zeros_so_that_commits_into_it_change_no_metadata() {
+    let disk = SimDisk::new(1);
+    let options = WalOptions {
+        segment_bytes_max: 1 << 20,
+        preallocate_bytes: 8 << 10,
+        prepare_ahead: PrepareAhead::Never,
+        ..WalOptions::default()
+    };
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+    let mut sizes = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        wal.append_bytes(&[7; 600]).expect("appends");
+        wal.flush_and_sync().expect("commits");
+        sizes.insert(file_bytes(&disk, "wal_1.log").len());
+    }
+    // 40 frames of a kibibyte, and a size that changes once.
+    assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [8 << 10, (8 << 10) + (64 << 10)]);
+    drop(wal);
+    assert_eq!(
+        WalReader::<(), SimDisk>::new(Arc::new(disk.after_kill()))
+            .replay_bytes(WalReplayMode::Strict)
+            .expect("replays")
+            .len(),
+        40
+    );
+}
+
+#[test]
+fn a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow() {
+    let (options, hand) = options();
+    let (segment_bytes_max, preallocate_bytes) = (1 << 20, 8 << 10);
+    let (disk, _, wal) = open(WalOptions { segment_bytes_max, preallocate_bytes, ..options });
+    all(&hand);
+    let first = file_bytes(&disk, "wal_1.log").len();
+    while segments(&disk).len() < 3 {
+        commit(&wal).expect("commits");
+        assert!(wal.last_entry_id() < 100, "the first segment grows");
+        if file_bytes(&disk, "wal_2.log").iter().skip(4096).any(|byte| *byte != 0) {
+            all(&hand);
+        }
+    }
+    assert!(file_bytes(&disk, "wal_1.log").len() <= first);
+    assert!(file_bytes(&disk, "wal_2.log").len() > first, "each is larger than the one before");
+    let last = wal.last_entry_id();
+    wal.close().expect("closes");
+    assert_eq!(entries(&disk, WalReplayMode::Strict), last);
 }
 
 #[test]

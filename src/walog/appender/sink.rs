@@ -70,7 +70,11 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
                 None => self.first_segment()?,
             }
         }
-        self.reserve(frame_bytes)
+        if self.needs_growth(frame_bytes) {
+            self.finish_writes()?;
+            self.grow(frame_bytes)?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
