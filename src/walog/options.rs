@@ -94,9 +94,11 @@ pub struct WalOptions {
     /// A segment older than this is sealed before the next frame.
     pub segment_age_max: Option<Duration>,
     /// How much of a new segment is zero-filled before its first commit, in bytes; commits into it then
-    /// change no metadata. At most the segment limit is taken. Where a segment grows beyond it, space is asked for
-    /// before a frame is written, so that a full device is met while nothing is half done. 0 turns both off. What
-    /// is made ahead of need is zero-filled whole, unless this is 0. Behind a segment that was filled with hardly a
+    /// change no metadata. At most the segment limit is taken. Where a segment grows beyond it, it does so by as much, and
+    /// space is asked for before a frame is written, so that a full device is met while nothing is half done. 0 turns
+    /// both off. What is made ahead of need is zero-filled whole, unless this is 0: at first half as much again, then
+    /// each half larger than the one before, up to the segment limit; a log goes on in it rather than let its
+    /// segment grow, so that the first segments are smaller than the limit. Behind a segment that was filled with hardly a
     /// durable commit ([`STREAM_BYTES_PER_COMMIT`](limits::STREAM_BYTES_PER_COMMIT)) zeros would cost more than they
     /// save: space for the whole next one is asked for instead.
     pub preallocate_bytes: u64,
