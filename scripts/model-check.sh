@@ -31,8 +31,6 @@ panic_keeps_role | walog::models::a_panic_of_whoever_drives_leaves_nobody_waitin
 watermark_out_of_order | walog::models::every_durable_append_returns_and_is_durable
 collect_beside_reaper | backends::io_uring::model::who_waits_in_the_kernel_sees_what_is_submitted_meanwhile
 reaper_keeps_file | walog::models::closing_serves_or_refuses_everybody
-give_up_at_once | walog::models::ahead::a_log_that_cannot_be_sealed_is_given_up
-give_up_untold | walog::models::ahead::a_log_that_cannot_be_sealed_is_given_up
 begin_unchecked | walog::models::ahead::a_failure_of_the_helper_poisons_the_log
 forget_seal_failure | walog::models::ahead::a_failure_of_the_helper_poisons_the_log
 stop_is_unheard | walog::models::ahead::committers_beside_a_helper_lose_nothing

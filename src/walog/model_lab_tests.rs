@@ -6,9 +6,7 @@ use crate::storage::{Environment, SeededEnvironment};
 use crate::sync::thread;
 use crate::testing::faults::{At, Fault, Faults, FaultyDirectory};
 use crate::testing::sim::{SimDisk, SimOptions, check_crashes};
-use crate::walog::{
-    PrepareAhead, SyncWalWriter, WalCheck, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
-};
+use crate::walog::{PrepareAhead, SyncWalWriter, WalCheck, WalOptions, WalReader, WalReplayMode, WalWriter};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, Runner};
@@ -162,6 +160,11 @@ impl Lab {
         self.writer()
     }
 
+    /// Unless the handle that others are made of has gone.
+    pub(super) fn try_handle(&self) -> Option<Wal> {
+        self.handle.lock().expect("no panic").clone()
+    }
+
     pub(super) fn close(&self) -> PersistenceResult<()> {
         let handle = self.handle.lock().expect("no panic").take();
         handle.expect("the log is open").close()
@@ -222,6 +225,12 @@ impl Lab {
         let handle = self.handle.lock().expect("no panic").take();
         drop(handle);
         self.assert_nothing_acknowledged_is_lost();
+    }
+
+    /// The handle that others are made of goes.
+    pub(super) fn let_go(&self) {
+        let handle = self.handle.lock().expect("no panic").take();
+        drop(handle);
     }
 
     /// Nobody holds the log: a successor opens it at once.

@@ -48,7 +48,7 @@ impl Bench {
 
     /// The log goes on in a segment of the pool's.
     fn enter(&self, retired: Option<Retired>) -> PersistenceResult<Prepared> {
-        let prepared = self.pool.obtain(&self.options)?.prepared;
+        let prepared = self.pool.obtain(&self.options, false)?.prepared;
         self.pool.enter(&prepared, retired)?;
         Ok(prepared)
     }
@@ -122,7 +122,7 @@ fn the_helper_hears_of_all_filling() {
         }
         // The helper is anywhere by then, on its way to sleep too.
         (0..pick(40)).for_each(|_| thread::yield_now());
-        bench.pool.note_used(10 << 10);
+        bench.pool.note_used(16 << 10);
         // A second one is due at the same time.
         bench.await_ready();
         bench.close().expect("nothing fails");
@@ -209,7 +209,8 @@ fn closing_waits_for_a_seal_that_is_being_written() {
                 Control::Seal(Seal { reason: SealReason::Rotation, successor_id: 0, successor_salt: 0 });
             let seal = control_commit(content, 512, FrameSeed::new(current.salt), 512, 1, 0);
             let (file, path) = (Arc::clone(&current.file), current.path.clone());
-            let retired = Retired { file, path, seal, offset: 512, effect: Effect::Durable, cut: None };
+            let id = current.id;
+            let retired = Retired { id, file, path, seal, offset: 512, effect: Effect::Durable, cut: None };
             sealed.push(current.path.clone());
             match bench.enter(Some(retired)) {
                 Ok(next) => current = next,
