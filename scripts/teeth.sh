@@ -179,6 +179,7 @@ look_at_oldest_first | it | live::whatever_a_writer_does_between_two_calls_of_a_
 believe_first_look | it | live::a_header_that_is_half_there_is_looked_at_again
 zeros_end_the_log | it | live::the_zeros_of_a_file_that_serves_again_are_no_end_of_the_log
 grow_without_zeros | it | rotation::a_segment_grows_by_zeros_so_that_commits_into_it_change_no_metadata
+zeros_over_frames | it | rotation::growing_leaves_alone_what_was_written_beyond_what_was_asked_for
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow
 grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full
 streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on

@@ -557,7 +557,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
         // that is nearly full is not worth it.
         let pays = !is_streaming && cap.saturating_sub(current.reserved) >= filled;
-        let zeros = current.reserved..end;
+        // A batch may have become larger after room was made for it, and then it stands beyond what was asked for.
+        let from = if planted::on("zeros_over_frames") { 0 } else { current.offset };
+        let zeros = current.reserved.max(from)..end;
         current.reserved = wanted;
         let pays = pays && !planted::on("grow_without_zeros");
         if pays { self.zero_fill(zeros) } else { Ok(()) }

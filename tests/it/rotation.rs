@@ -354,6 +354,39 @@ fn a_segment_grows_by_zeros_so_that_commits_into_it_change_no_metadata() {
     );
 }
 
+/// Entries come while room is made for those that were there: their frame reaches beyond it, and stays as it is
+/// when the segment grows again.
+#[test]
+fn growing_leaves_alone_what_was_written_beyond_what_was_asked_for() {
+    let (disk, faults, gate) = (SimDisk::new(1), Faults::new(), Gate::new());
+    let options = WalOptions {
+        segment_bytes_max: 1 << 20,
+        preallocate_bytes: 8 << 10,
+        buffer_bytes: 1 << 20,
+        prepare_ahead: PrepareAhead::Never,
+        ..WalOptions::default()
+    };
+    let wal = Wal::configure(Arc::new(faults.over(disk.clone())), options).expect("opens");
+    assert_eq!(wal.append_bytes_durable(&[1; 100]).expect("commits"), 1);
+    faults.inject(At::next_of(Operation::Reserve), Fault::Hold(gate.clone()));
+    std::thread::scope(|scope| {
+        let committer = wal.clone();
+        let thread = scope.spawn(move || committer.append_bytes_durable(&[2; 9000]).expect("commits"));
+        gate.wait_until_held();
+        for _ in 0..10 {
+            wal.append_bytes(&[3; 9000]).expect("appends");
+        }
+        gate.open();
+        assert_eq!(thread.join().expect("ends well"), 2);
+    });
+    for _ in 0..3 {
+        wal.append_bytes_durable(&[4; 9000]).expect("commits");
+    }
+    wal.close().expect("closes");
+    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.after_kill()));
+    assert_eq!(reader.replay_bytes(WalReplayMode::Strict).expect("replays").len(), 15);
+}
+
 #[test]
 fn a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow() {
     let (options, hand) = options();
