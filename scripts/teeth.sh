@@ -181,6 +181,9 @@ zeros_end_the_log | it | live::the_zeros_of_a_file_that_serves_again_are_no_end_
 grow_without_zeros | it | rotation::a_segment_grows_by_zeros_so_that_commits_into_it_change_no_metadata
 zeros_over_frames | it | rotation::growing_leaves_alone_what_was_written_beyond_what_was_asked_for
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow
+grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full
+streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on
+refused_are_asked_for | it | counterexamples::flushes_begin_again_after_a_commit_was_refused
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

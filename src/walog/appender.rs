@@ -383,6 +383,13 @@ impl<D: Directory + ?Sized> Appender<D> {
         has_begun && self.helper.works() && self.pool.is_ready() && !planted::on("grow_beside_ready")
     }
 
+    /// Whether the next segment, which this one could do without, has its space already.
+    fn next_is_begun(&self) -> bool {
+        let has_begun = self.current.as_ref().is_some_and(|current| current.opening.is_none());
+        let is_sound = !self.latch.is_tripped() && !planted::on("grow_beside_begun");
+        has_begun && is_sound && self.helper.works() && self.pool.is_begun()
+    }
+
     /// Whether a frame of `frame_bytes`, and the seal behind it, reach beyond what the current segment has.
     fn needs_growth(&self, frame_bytes: u64) -> bool {
         let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();

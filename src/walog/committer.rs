@@ -223,6 +223,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             if let Some(outcome) = queue.outcome(entry_id, effect, seen) {
                 break outcome;
             }
+            queue.ask(entry_id, effect);
             let turn = queue.turn(entry_id, effect);
             if turn == Turn::Wait {
                 // Told of a refusal, its entry may have gone with somebody else's next try: back to waiting.

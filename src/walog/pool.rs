@@ -239,6 +239,7 @@ impl<D: Directory + ?Sized> Pool<D> {
                 state = self.made.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
+            let is_whole = state.streams;
             let job = match state.job.take() {
                 Some(job) => job,
                 None => {
@@ -249,7 +250,17 @@ impl<D: Directory + ?Sized> Pool<D> {
             };
             let (again, made) = self.make_whole(state, job);
             state = again;
-            made?;
+            match made {
+                // No disk has room for a whole one, or this one has none any more: what a commit needs may be there.
+                Err(_)
+                    if is_whole
+                        && !self.latch.is_tripped()
+                        && !planted::on("streams_need_whole_segments") =>
+                {
+                    state.streams = false
+                }
+                made => made?,
+            }
         }
     }
 
@@ -287,6 +298,12 @@ impl<D: Directory + ?Sized> Pool<D> {
     /// Whether a segment is ready.
     pub fn is_ready(&self) -> bool {
         !self.state().ready.is_empty()
+    }
+
+    /// Whether one is ready, or in the making.
+    pub fn is_begun(&self) -> bool {
+        let state = self.state();
+        !state.ready.is_empty() || state.job.is_some() || (state.busy && state.retired.is_empty())
     }
 
     /// The committer goes on in this segment.

@@ -222,12 +222,17 @@ impl Queue {
 
     /// Somebody begins to wait for an entry.
     pub fn demand(&mut self, entry_id: u64, effect: Effect) {
-        if effect == Effect::Durable {
-            self.asked_entry_id = self.asked_entry_id.max(entry_id);
-        }
+        self.ask(entry_id, effect);
         if entry_id > self.begun_entry_id {
             let environment = &self.options.environment;
             self.probe.wait(|| environment.elapsed());
+        }
+    }
+
+    /// Somebody still waits for it.
+    pub fn ask(&mut self, entry_id: u64, effect: Effect) {
+        if effect == Effect::Durable {
+            self.asked_entry_id = self.asked_entry_id.max(entry_id);
         }
     }
 
@@ -467,7 +472,10 @@ impl Queue {
         self.refusal = Some(Refusal { number: self.refusals() + 1, last_entry_id, error });
         // Or the owner would try again at once, and for ever.
         self.wanted_entry_id = self.wanted_entry_id.min(self.begun_entry_id);
-        self.asked_entry_id = self.asked_entry_id.min(self.begun_entry_id);
+        // Or flushes that nobody waits for would stand back for a commit that nobody asks for any more.
+        let asked = self.waiters.last_up_to(self.begun_entry_id).unwrap_or(0);
+        let asked = if planted::on("refused_are_asked_for") { self.begun_entry_id } else { asked };
+        self.asked_entry_id = self.asked_entry_id.min(asked.max(self.promised_entry_id));
     }
 
     /// Moves everybody who has something to learn into `told`; the error for those who were not reached.

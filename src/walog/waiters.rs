@@ -139,6 +139,12 @@ impl Waiters {
         failed.extend(self.list.drain(from..to.max(from)));
     }
 
+    /// The last entry that somebody waits for, of those up to `entry_id`.
+    pub fn last_up_to(&self, entry_id: u64) -> Option<u64> {
+        let to = self.list.partition_point(|waiter| waiter.entry_id <= entry_id);
+        self.list.range(..to).next_back().map(|waiter| waiter.entry_id)
+    }
+
     /// A thread that can drive, and what it waits for: the first of those behind `entry_id`, else any.
     pub fn driver(&self, entry_id: u64) -> Option<(&Thread, u64)> {
         self.driver_behind(entry_id).or_else(|| self.list.iter().find_map(Waiter::driver))

@@ -7,8 +7,12 @@ use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter}
 use durability::storage::{Environment, FlushPolicy};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{Directory, DurableDirectory, MemoryDirectory, PersistenceError, PersistenceResult};
+use durability::walog::{
+    PrepareAhead, PrepareHand, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
+use durability::{
+    Directory, DurableDirectory, FsDirectory, MemoryDirectory, PersistenceError, PersistenceResult,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -475,4 +479,138 @@ fn a_batch_that_fits_into_a_frame_of_its_own_is_not_too_large_behind_what_waits(
     assert!(matches!(refused, Err(PersistenceError::WouldBlock { .. })), "{refused:?}");
     assert_eq!((first.wait().expect("commits"), second.wait().expect("commits")), (2, 3));
     assert_eq!(wal.submit_batch_bytes(&batch).expect("fits now").wait().expect("commits"), 7);
+}
+
+#[derive(Debug, Default)]
+struct Clock(AtomicU64, AtomicU64);
+impl Environment for Clock {
+    fn random(&self) -> u64 {
+        1 + self.0.fetch_add(1, Ordering::Relaxed)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.1.load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_stream_whose_segments_end_by_age_alone_goes_on() {
+    for prepare_ahead in [PrepareAhead::Never, PrepareAhead::ByHand(PrepareHand::new())] {
+        for segment_bytes_max in [1 << 62, u64::MAX] {
+            let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+            let directory = Arc::new(FsDirectory::new(root.path()).expect("opens"));
+            let clock = Arc::new(Clock::default());
+            let options = WalOptions {
+                segment_bytes_max,
+                segment_age_max: Some(Duration::from_secs(1)),
+                prepare_ahead: prepare_ahead.clone(),
+                environment: Arc::clone(&clock) as _,
+                ..WalOptions::default()
+            };
+            let wal = SyncWalWriter::<(), FsDirectory>::configure(directory, options).expect("opens");
+            wal.append_bytes(&[7; 300 << 10]).expect("appends");
+            wal.append_bytes_durable(&[7; 300 << 10]).expect("commits");
+            clock.1.store(2, Ordering::Relaxed);
+            wal.append_bytes_durable(&[7; 300]).expect("goes on in the next segment");
+            assert_eq!(wal.rotations(), 1);
+            wal.close().expect("closes");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Flushed(AtomicU64);
+impl WalObserver for Flushed {
+    fn on_flush(&self, entry_id: u64) {
+        self.0.store(entry_id, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn flushes_begin_again_after_a_commit_was_refused() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let options = WalOptions {
+        prepare_ahead: PrepareAhead::Never,
+        flush_policy: FlushPolicy::EveryN(2),
+        segment_bytes_max: 8192,
+        ..WalOptions::default()
+    };
+    let flushed = Arc::new(Flushed::default());
+    let mut single =
+        WalWriter::<(), FaultyDirectory<SimDisk>>::open_with(Arc::new(faults.over(disk)), options)
+            .expect("opens");
+    single.set_observer(Arc::clone(&flushed) as _);
+    let wal = SyncWalWriter::from_writer(single).expect("shared");
+    wal.append_bytes(&[1; 3000]).expect("appends");
+    wal.append_bytes(&[1; 3000]).expect("appends");
+    wal.flush().expect("flushes");
+    assert_eq!(flushed.0.load(Ordering::SeqCst), 2);
+    faults.inject(At::next_of(Operation::OpenCommitFile), Fault::Fail(ErrorKind::StorageFull));
+    assert!(wal.append_bytes_durable(&[1; 3000]).expect_err("full").is_out_of_space());
+    // There is space again. Nobody waits for durability, nothing is in flight.
+    for _ in 0..40 {
+        wal.append_bytes(&[1; 10]).expect("appends");
+    }
+    let flushed = flushed.0.load(Ordering::SeqCst);
+    assert!(flushed > 30, "{flushed} of {}", wal.last_entry_id());
+}
+
+#[test]
+fn a_segment_that_was_entered_and_never_begun_is_no_damage() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let hand = PrepareHand::new();
+    let options = WalOptions {
+        prepare_ahead: PrepareAhead::ByHand(hand.clone()),
+        flush_policy: FlushPolicy::Manual,
+        preallocate_bytes: 4096,
+        segment_bytes_max: 64 << 20,
+        ..WalOptions::default()
+    };
+    let directory = Arc::new(faults.over(disk.clone()));
+    let wal =
+        SyncWalWriter::<(), FaultyDirectory<SimDisk>>::configure(directory, options.clone()).expect("opens");
+    wal.append_bytes_durable(&[1; 1000]).expect("commits");
+    while hand.step() {}
+    faults.inject(At::next_of(Operation::Reserve), Fault::Fail(ErrorKind::StorageFull));
+    faults.inject(At::after_of(Operation::Reserve, 1), Fault::Fail(ErrorKind::StorageFull));
+    assert!(wal.append_bytes_durable(&vec![1; 4 << 20]).expect_err("full").is_out_of_space());
+    assert_eq!(wal.rotations(), 1);
+    let crashed = disk.after_kill();
+    drop(wal);
+    for disk in [disk, crashed] {
+        for n in 1..4u64 {
+            let mut wal = WalWriter::<(), SimDisk>::open_with(
+                Arc::new(disk.clone()),
+                WalOptions { prepare_ahead: PrepareAhead::Never, ..options.clone() },
+            )
+            .expect("opens");
+            assert!(wal.last_entry_id() >= n);
+            wal.append_bytes_durable(&[1; 5000]).expect("commits");
+            wal.close().expect("closes");
+        }
+    }
+}
+
+#[test]
+fn what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let hand = PrepareHand::new();
+    let options = WalOptions {
+        prepare_ahead: PrepareAhead::ByHand(hand.clone()),
+        flush_policy: FlushPolicy::Manual,
+        preallocate_bytes: 64 << 10,
+        ..WalOptions::default()
+    };
+    let directory = Arc::new(faults.over(disk.clone()));
+    let wal = SyncWalWriter::<(), FaultyDirectory<SimDisk>>::configure(directory, options).expect("opens");
+    wal.append_bytes_durable(&[1; 1000]).expect("commits");
+    // It has its space, and its first zeros.
+    assert!(hand.step() && hand.step());
+    faults.inject(At::next_of(Operation::Reserve), Fault::Fail(ErrorKind::StorageFull));
+    faults.inject(At::after_of(Operation::Reserve, 1), Fault::Fail(ErrorKind::StorageFull));
+    let id = wal.append_bytes_durable(&[1; 100 << 10]).expect("goes on in the next segment");
+    assert_eq!((id, wal.rotations()), (2, 1));
+    wal.append_bytes_durable(&[1; 1000]).expect("commits");
+    wal.close().expect("closes");
+    let opened = WalWriter::<(), SimDisk>::open(Arc::new(disk)).expect("opens");
+    assert_eq!(opened.last_entry_id(), 3);
 }

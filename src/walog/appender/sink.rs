@@ -72,7 +72,14 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
         }
         if self.needs_growth(frame_bytes) {
             self.finish_writes()?;
-            self.grow(frame_bytes)?;
+            match self.grow(frame_bytes) {
+                // What there was may be with the next one.
+                Err(error) if error.is_out_of_space() && self.next_is_begun() => {
+                    self.rotate()?;
+                    if self.needs_growth(frame_bytes) { self.grow(frame_bytes) } else { Ok(()) }
+                }
+                grown => grown,
+            }?;
         }
         Ok(())
     }
