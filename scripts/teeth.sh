@@ -100,7 +100,7 @@ opening_counts_as_proven | it | power_cut::syncs_that_fail_again_and_again_lose_
 forget_id_floor | lib | walog::tests::a_log_that_ends_before_its_floor_is_refused_and_a_new_one_starts_behind_it
 skip_sweep | lib | publish::tests::what_a_crash_left_under_temporary_names_is_swept_and_nothing_else
 checkpoint_without_seal | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
-read_error_is_end | it | unreadable::a_read_that_fails_is_never_the_end_of_a_log
+read_error_is_end | it | unreadable::a_read_that_fails_is_never_the_end_of_a_record_log
 strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
 fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | lib | formats::frame::tests::a_length_above_the_limit_is_impossible_however_well_it_is_signed
