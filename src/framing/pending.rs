@@ -164,9 +164,7 @@ impl Pending {
         if !due && batch.payload_bytes() < buffer_bytes {
             return Ok(());
         }
-        // Each append is a flush: whoever asks for that waits for it.
-        let is_awaited = matches!(policy, FlushPolicy::PerAppend | FlushPolicy::EveryN(0 | 1));
-        let flushed = match is_awaited || planted::on("await_each_flush") {
+        let flushed = match policy.is_awaited() || planted::on("await_each_flush") {
             true => self.flush(sink, Effect::Flushed),
             false => self.write_out(sink, S::begin_write),
         };

@@ -28,6 +28,13 @@ pub enum FlushPolicy {
     Manual,
 }
 
+impl FlushPolicy {
+    /// Whether appending waits for the flush that it makes due: where each append is one.
+    pub(crate) fn is_awaited(self) -> bool {
+        matches!(self, Self::PerAppend | Self::EveryN(0 | 1))
+    }
+}
+
 impl Default for FlushPolicy {
     fn default() -> Self {
         Self::EveryN(crate::limits::FLUSH_EVERY_ENTRIES_DEFAULT)

@@ -25,16 +25,16 @@ use crate::formats::names;
 use crate::framing::{Batch, Control, FrameSink, control_commit, write_again};
 use crate::limits::{
     COMMIT_BUFFER_BYTES_INITIAL, FRAME_ALIGNMENT_MIN, LOCK_FILE_WAIT_MS, PREPARE_CHUNK_BYTES,
-    RESERVE_BYTES_MIN, STREAM_BYTES_PER_COMMIT, ZERO_FILL_BYTES,
+    STREAM_BYTES_PER_COMMIT,
 };
 use crate::planted;
 use crate::storage::{
     ActiveStrategy, Commit, CommitBuffer, CommitFile, Directory, Effect, Latch, Submitted, sweep_temporaries,
 };
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod growing;
 mod sink;
 
 #[cfg(durability_planted)]
@@ -375,25 +375,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let is_too_large = bytes_left.is_none_or(|bytes_left| frame_bytes > bytes_left);
         is_too_large
             || old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
-            || (self.needs_growth(frame_bytes) && self.goes_on_elsewhere())
-    }
-
-    fn goes_on_elsewhere(&self) -> bool {
-        let has_begun = self.current.as_ref().is_some_and(|current| current.opening.is_none());
-        has_begun && self.helper.works() && self.pool.is_ready() && !planted::on("grow_beside_ready")
-    }
-
-    /// Whether the next segment, which this one could do without, has its space already.
-    fn next_is_begun(&self) -> bool {
-        let has_begun = self.current.as_ref().is_some_and(|current| current.opening.is_none());
-        let is_sound = !self.latch.is_tripped() && !planted::on("grow_beside_begun");
-        has_begun && is_sound && self.helper.works() && self.pool.is_begun()
-    }
-
-    /// Whether a frame of `frame_bytes`, and the seal behind it, reach beyond what the current segment has.
-    fn needs_growth(&self, frame_bytes: u64) -> bool {
-        let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();
-        self.current.as_ref().is_some_and(|current| needed(current) > current.reserved)
+            || (self.needs_growth(frame_bytes) && self.next_is_ready())
     }
 
     /// From the next segment on, segments are made ahead of need, by whom the options say; `auto` is what
@@ -532,58 +514,6 @@ impl<D: Directory + ?Sized> Appender<D> {
             created: self.options.environment.elapsed(),
             commits: 0,
         }
-    }
-
-    /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
-    /// before anything of the frame is written. Nothing is in flight.
-    fn grow(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        let (control_bytes, is_streaming) = (self.control_bytes(), self.is_streaming());
-        let cap = self.options.segment_bytes_max.saturating_add(control_bytes);
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let needed = current.offset + frame_bytes + control_bytes;
-        let filled = self.options.zero_filled_bytes();
-        let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
-        let end = needed.max(current.reserved.saturating_add(step).min(cap));
-        let wanted = end.max(RESERVE_BYTES_MIN);
-        match current.file.reserve(wanted) {
-            Ok(()) => {}
-            Err(error) if error.is_out_of_space() && wanted > needed => {
-                current.file.reserve(needed)?;
-                current.reserved = needed;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        }
-        // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
-        // that is nearly full is not worth it.
-        let pays = !is_streaming && cap.saturating_sub(current.reserved) >= filled;
-        // A batch may have become larger after room was made for it, and then it stands beyond what was asked for.
-        let from = if planted::on("zeros_over_frames") { 0 } else { current.offset };
-        let zeros = current.reserved.max(from)..end;
-        current.reserved = wanted;
-        let pays = pays && !planted::on("grow_without_zeros");
-        if pays { self.zero_fill(zeros) } else { Ok(()) }
-    }
-
-    /// Overwrites what was asked for with zeros, which the next commit makes durable.
-    fn zero_fill(&self, grown: Range<u64>) -> PersistenceResult<()> {
-        let Some(current) = &self.current else { return Ok(()) };
-        let alignment = u64::from(self.options.frame_alignment);
-        let (mut from, to) = (grown.start.div_ceil(alignment) * alignment, grown.end / alignment * alignment);
-        let mut buffer = CommitBuffer::new();
-        while from < to {
-            let bytes = (to - from).min(ZERO_FILL_BYTES as u64) as usize;
-            if buffer.len() < bytes {
-                buffer = CommitBuffer::with_capacity(bytes);
-                buffer.resize(bytes, 0);
-            }
-            let commit = Commit { id: 0, offset: from, buffer, range: 0..bytes, effect: Effect::Flushed };
-            let (result, back) = current.file.commit(commit);
-            result.map_err(|error| self.latch.trip(error))?;
-            buffer = back.unwrap_or_default();
-            from += bytes as u64;
-        }
-        Ok(())
     }
 
     fn observe(&self, effect: Effect) {

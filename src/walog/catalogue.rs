@@ -11,9 +11,9 @@ use crate::formats::is_zero;
 use crate::formats::layout::{FRAME_HEADER_BYTES, HEADER_BYTES};
 use crate::formats::names::{self, WalName};
 use crate::formats::scan::KnownEnd;
-use crate::limits::{FRAME_ALIGNMENT_MAX, READ_CHUNK_BYTES};
+use crate::limits::FRAME_ALIGNMENT_MAX;
 use crate::planted;
-use crate::storage::{Directory, ReadAt, path};
+use crate::storage::{Directory, ReadAt, is_zero_from, path};
 use std::collections::BTreeMap;
 
 /// A segment whose opening frame checks out.
@@ -291,24 +291,9 @@ fn read_opening(block: &[u8], header: &Header) -> Option<(Opening, u64, u64)> {
 /// segment would stand.
 fn rest_is_zero_to(to_its_end: bool, file: &dyn ReadAt, first: &[u8], from: u64) -> PersistenceResult<bool> {
     if to_its_end {
-        return rest_is_zero(file, from);
+        return is_zero_from(file, from);
     }
     Ok(is_zero(first.get(from as usize..).unwrap_or_default()))
-}
-
-fn rest_is_zero(file: &dyn ReadAt, from: u64) -> PersistenceResult<bool> {
-    let mut chunk = vec![0; READ_CHUNK_BYTES];
-    let mut offset = from;
-    loop {
-        let read = file.read_at(offset, &mut chunk)?;
-        if !is_zero(&chunk[..read]) {
-            return Ok(false);
-        }
-        if read < chunk.len() {
-            return Ok(true);
-        }
-        offset += read as u64;
-    }
 }
 
 /// The segments of a log, in order.

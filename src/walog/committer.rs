@@ -145,7 +145,7 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             queue = self.queue();
         }
-        if queue.is_flush_awaited() || planted::on("await_each_flush") {
+        if queue.options.flush_policy.is_awaited() || planted::on("await_each_flush") {
             self.wait_locked(queue, last, Effect::Flushed)?;
         } else {
             self.begin_flush(queue, last, seen)?;

@@ -24,11 +24,6 @@ impl Queue {
         depth.clamp(1, self.in_flight_max.max(1))
     }
 
-    /// Whether appending waits for the flush that it makes due: where each append is one.
-    pub fn is_flush_awaited(&self) -> bool {
-        matches!(self.options.flush_policy, FlushPolicy::PerAppend | FlushPolicy::EveryN(0 | 1))
-    }
-
     /// Whether what is pending can begin as one, beside what is in flight.
     pub fn can_begin_flush(&self) -> bool {
         let is_durability_asked_for = self.asked_entry_id.max(self.wanted_entry_id) > self.promised_entry_id;

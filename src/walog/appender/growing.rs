@@ -1,0 +1,90 @@
+//! How the segment that is being written gets more space, or the log goes on in the next one instead.
+//!
+//! Not here: how a segment begins (`making`), and when a frame needs another one (`appender`).
+//!
+//! Invariant: what was written is never written over; zeros begin behind the last frame.
+
+use super::{Appender, Current};
+use crate::error::PersistenceResult;
+use crate::limits::{RESERVE_BYTES_MIN, ZERO_FILL_BYTES};
+use crate::planted;
+use crate::storage::{Commit, CommitBuffer, Directory, Effect};
+use std::ops::Range;
+
+impl<D: Directory + ?Sized> Appender<D> {
+    /// Whether a frame of `frame_bytes`, and the seal behind it, reach beyond what the current segment has.
+    pub(super) fn needs_growth(&self, frame_bytes: u64) -> bool {
+        let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();
+        self.current.as_ref().is_some_and(|current| needed(current) > current.reserved)
+    }
+
+    /// Whether the next segment is there, ready to be gone on in.
+    pub(super) fn next_is_ready(&self) -> bool {
+        self.may_go_on() && self.pool.is_ready() && !planted::on("grow_beside_ready")
+    }
+
+    /// Whether the next segment, which this one could do without, has its space already.
+    pub(super) fn next_is_begun(&self) -> bool {
+        let is_sound = !self.latch.is_tripped() && !planted::on("grow_beside_begun");
+        self.may_go_on() && is_sound && self.pool.is_begun()
+    }
+
+    /// Whether somebody makes the next segment, and the current one holds something.
+    fn may_go_on(&self) -> bool {
+        let has_begun = self.current.as_ref().is_some_and(|current| current.opening.is_none());
+        has_begun && self.helper.works()
+    }
+
+    /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
+    /// before anything of the frame is written. Nothing is in flight.
+    pub(super) fn grow(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        let (control_bytes, is_streaming) = (self.control_bytes(), self.is_streaming());
+        let cap = self.options.segment_bytes_max.saturating_add(control_bytes);
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let needed = current.offset + frame_bytes + control_bytes;
+        let filled = self.options.zero_filled_bytes();
+        let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
+        let end = needed.max(current.reserved.saturating_add(step).min(cap));
+        let wanted = end.max(RESERVE_BYTES_MIN);
+        match current.file.reserve(wanted) {
+            Ok(()) => {}
+            Err(error) if error.is_out_of_space() && wanted > needed => {
+                current.file.reserve(needed)?;
+                current.reserved = needed;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
+        // that is nearly full is not worth it.
+        let pays = !is_streaming && cap.saturating_sub(current.reserved) >= filled;
+        // A batch may have become larger after room was made for it, and then it stands beyond what was asked for.
+        let from = if planted::on("zeros_over_frames") { 0 } else { current.offset };
+        let zeros = current.reserved.max(from)..end;
+        current.reserved = wanted;
+        if pays && !planted::on("grow_without_zeros") { self.zero_fill(zeros) } else { Ok(()) }
+    }
+
+    /// Overwrites what was asked for with zeros, which the next commit makes durable.
+    fn zero_fill(&self, grown: Range<u64>) -> PersistenceResult<()> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let holds_frames = grown.start < current.offset && !planted::on("zeros_over_frames");
+        assert!(!holds_frames, "zeros at {} over frames up to {}", grown.start, current.offset);
+        let alignment = u64::from(self.options.frame_alignment);
+        let (mut from, to) = (grown.start.div_ceil(alignment) * alignment, grown.end / alignment * alignment);
+        let mut buffer = CommitBuffer::new();
+        while from < to {
+            let bytes = (to - from).min(ZERO_FILL_BYTES as u64) as usize;
+            if buffer.len() < bytes {
+                buffer = CommitBuffer::with_capacity(bytes);
+                buffer.resize(bytes, 0);
+            }
+            let commit = Commit { id: 0, offset: from, buffer, range: 0..bytes, effect: Effect::Flushed };
+            let (result, back) = current.file.commit(commit);
+            result.map_err(|error| self.latch.trip(error))?;
+            buffer = back.unwrap_or_default();
+            from += bytes as u64;
+        }
+        Ok(())
+    }
+}
