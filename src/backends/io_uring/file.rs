@@ -484,7 +484,7 @@ impl CommitFile for UringFile {
     }
 
     fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
-        crate::backends::std_fs::reserve_file(self.ring.file(), self.path.as_str(), bytes)
+        crate::backends::std_fs::file::reserve_file(self.ring.file(), self.path.as_str(), bytes)
     }
 }
 

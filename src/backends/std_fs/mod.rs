@@ -11,15 +11,13 @@
     reason = "with its submodules the only user of std::fs"
 )]
 
-mod file;
+pub(super) mod file;
 mod lock;
 mod sync;
 #[cfg(test)]
 mod tests;
 
 pub use file::StdFile;
-#[cfg(all(target_os = "linux", feature = "io-uring"))]
-pub(crate) use file::reserve_file;
 pub(crate) use sync::sync_parent_of_path;
 
 use crate::error::{PersistenceError, PersistenceResult};
