@@ -105,6 +105,32 @@ fn filters_leave_the_raw_loops_and_what_was_asked_for() {
 }
 
 #[test]
+fn appending_is_measured_beside_large_writes() {
+    let root = folder();
+    let few =
+        ["--committers", "1", "--bytes", "256", "--strategy", "std", "--rounds", "1", "--seconds", "0.01"];
+    let report = object(&bench(root.path(), &[&["--append", "--json"], &few[..]].concat()));
+    let row = |name: &str| {
+        let found = rows(&report).iter().find(|row| row["name"] == name);
+        found.unwrap_or_else(|| panic!("no line {name}: {report}"))
+    };
+    assert_eq!(row("64 KiB writes")["ratio_to_raw"], 1.0);
+    for name in ["append only", "Sync append only"] {
+        let row = row(name);
+        assert_eq!(row["entry_bytes"], 1024);
+        assert!(
+            row["ratio_to_raw"].as_f64() > Some(0.0) && row["commits_per_s"].as_f64() > Some(0.0),
+            "{row}"
+        );
+    }
+    // Where there are rings and direct writes.
+    if let Some(row) = rows(&report).iter().find(|row| row["name"] == "256 KiB writes") {
+        assert_eq!((&row["strategy"], &row["entry_bytes"]), (&"direct".into(), &1024.into()));
+    }
+    assert!(is_empty(root.path()), "something was left behind");
+}
+
+#[test]
 fn the_table_names_its_columns_and_lines() {
     let root = folder();
     let output =
@@ -176,13 +202,15 @@ fn recovery_is_measured_beside_a_plain_loop() {
             (row["kind"].as_str(), row["log"].as_str(), row["entries"].as_u64())
         })
         .collect();
-    for (log, entries) in [("grouped", 2000), ("quarter", 500), ("alone", 400)] {
+    for (log, entries) in [("grouped", 2000), ("fourfold", 8000), ("alone", 400)] {
         for kind in ["ours", "raw"] {
             assert!(lines.contains(&(Some(kind), Some(log), Some(entries))), "{kind} {log}: {lines:?}");
         }
     }
-    assert_eq!(report["linearity"]["entries_4x"], 2000);
-    assert!(report["linearity"]["ratio"].is_f64() || !cfg!(unix), "{report}");
+    assert_eq!(report["linearity"]["entries_4x"], 8000);
+    for ratio in ["ratio", "plain_ratio"] {
+        assert!(report["linearity"][ratio].is_f64() || !cfg!(unix), "{ratio}: {report}");
+    }
     let segments: Vec<_> =
         report["open"].as_array().expect("an array").iter().map(|row| &row["segments"]).collect();
     assert_eq!(segments, [1, 1, 3, 101]);

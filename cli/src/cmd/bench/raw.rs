@@ -30,6 +30,12 @@ pub const STREAM: &str = "64 KiB writes";
 const STREAM_BYTES: usize = 64 << 10;
 /// Bytes of an entry of which they are made.
 pub const STREAM_ENTRY_BYTES: usize = 1 << 10;
+/// Large direct writes, several in flight, that nobody syncs: what the device takes.
+const STREAM_DIRECT: &str = "256 KiB writes";
+/// Bytes of one of them.
+const STREAM_DIRECT_BYTES: usize = 256 << 10;
+/// How many of them are in flight.
+const STREAM_DIRECT_DEPTH: usize = 4;
 /// What the strategy of lines is called that make nothing durable.
 pub const NO_SYNC: &str = "no sync";
 /// Name of the library's line that is compared to them.
@@ -160,15 +166,19 @@ pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize) -> Vec<Line> {
     ]
 }
 
-/// The raw loop of large writes.
-pub fn stream_line(files: &Arc<Files>) -> Line {
-    let subject = Subject {
+/// The raw loops of large writes: into the page cache, and to the device.
+pub fn stream_lines(files: &Arc<Files>) -> Vec<Line> {
+    let subject = |name, strategy| Subject {
         kind: Kind::Raw,
-        name: STREAM,
-        strategy: NO_SYNC,
+        name,
+        strategy,
         waiting: Waiting::None,
         committers: 1,
         entry_bytes: STREAM_ENTRY_BYTES,
+    };
+    let direct = {
+        let files = Arc::clone(files);
+        Box::new(move |window: &Window<'_>| stream_direct(&files, window))
     };
     let (files, block) = (Arc::clone(files), entry(STREAM_BYTES));
     let cell = Box::new(move |window: &Window<'_>| {
@@ -180,7 +190,21 @@ pub fn stream_line(files: &Arc<Files>) -> Line {
             .of_entries((STREAM_BYTES / STREAM_ENTRY_BYTES) as u64)
             .with_file_bytes(STREAM_ENTRY_BYTES as f64))
     });
-    Line::new(subject, cell).against(STREAM)
+    vec![
+        Line::new(subject(STREAM, NO_SYNC), cell).against(STREAM),
+        Line::optional(subject(STREAM_DIRECT, "direct"), direct).against(STREAM),
+    ]
+}
+
+fn stream_direct(files: &Files, window: &Window<'_>) -> Result<Sample, Failure> {
+    let file = open_direct(&files.direct, false)?;
+    let block = CommitBuffer::from_slice(&entry(STREAM_DIRECT_BYTES));
+    let mut cursor = Cursor::new(block.len(), files.bytes);
+    let mut ring = ring::Ring::new(file, block, STREAM_DIRECT_DEPTH)?.without_sync();
+    let sample = ring.keep_in_flight(window, || cursor.take())?;
+    Ok(sample
+        .of_entries((STREAM_DIRECT_BYTES / STREAM_ENTRY_BYTES) as u64)
+        .with_file_bytes(STREAM_ENTRY_BYTES as f64))
 }
 
 /// The reference engines for entries of one size.

@@ -61,6 +61,7 @@ mod here {
         buffer: CommitBuffer,
         depth: usize,
         in_flight: usize,
+        write_flags: i32,
     }
 
     impl Ring {
@@ -68,7 +69,13 @@ mod here {
         pub fn new(file: File, buffer: CommitBuffer, depth: usize) -> io::Result<Self> {
             let entries = u32::try_from(depth * 2).map_err(|_| io::ErrorKind::InvalidInput)?;
             let uring = IoUring::new(entries.next_power_of_two())?;
-            Ok(Self { uring, file, buffer, depth, in_flight: 0 })
+            Ok(Self { uring, file, buffer, depth, in_flight: 0, write_flags: nix::libc::RWF_DSYNC })
+        }
+
+        /// From now on nothing asks for durability.
+        pub fn without_sync(mut self) -> Self {
+            self.write_flags = 0;
+            self
         }
 
         /// One write and one fdatasync behind it, with one entry into the kernel.
@@ -83,7 +90,7 @@ mod here {
             Ok(())
         }
 
-        /// Keeps `depth` direct writes with `RWF_DSYNC` in flight, each where `place` says.
+        /// Keeps `depth` writes with `RWF_DSYNC` in flight, each where `place` says.
         pub fn keep_in_flight(
             &mut self,
             window: &Window<'_>,
@@ -114,7 +121,7 @@ mod here {
 
         fn start(&mut self, slot: u64, offset: u64) -> io::Result<()> {
             let write = self.write(Fd(self.file.as_raw_fd()), offset);
-            let write = write.rw_flags(nix::libc::RWF_DSYNC as _).build().user_data(slot);
+            let write = write.rw_flags(self.write_flags as _).build().user_data(slot);
             self.queue(&[write])
         }
 
@@ -193,6 +200,11 @@ mod nowhere {
         /// Says that there are no rings.
         pub fn new(_: File, _: CommitBuffer, _: usize) -> io::Result<Self> {
             Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring"))
+        }
+
+        /// Cannot be called.
+        pub fn without_sync(self) -> Self {
+            match self.0 {}
         }
 
         /// Cannot be called.

@@ -94,16 +94,25 @@ pub struct Linearity {
     pub cpu_ns_per_entry_4x: Option<f64>,
     /// The long one's over the short one's: 1 is linear, 4 is quadratic.
     pub ratio: Option<f64>,
+    /// The same of the plain loop, which is linear: what caches add.
+    pub plain_ratio: Option<f64>,
 }
 
+/// A log, what replay of it cost, and what the plain loop did.
+type Measured<'a> = (&'a Log, &'a Readings, &'a Readings);
+
 impl Linearity {
-    pub(super) fn new(log: &Log, once: &Readings, log_4x: &Log, four: &Readings) -> Self {
+    pub(super) fn new(
+        (log, once, plain_once): Measured<'_>,
+        (log_4x, four, plain_four): Measured<'_>,
+    ) -> Self {
         Self {
             entries: log.entries,
             entries_4x: log_4x.entries,
             cpu_ns_per_entry: once.cpu(),
             cpu_ns_per_entry_4x: four.cpu(),
             ratio: ratio(&four.cpu_ns_per_entry, &once.cpu_ns_per_entry),
+            plain_ratio: ratio(&plain_four.cpu_ns_per_entry, &plain_once.cpu_ns_per_entry),
         }
     }
 }
@@ -187,10 +196,11 @@ pub fn write(recovery: &Recovery, out: &mut String) -> fmt::Result {
     let linearity = &recovery.linearity;
     writeln!(
         out,
-        "\nfour times the entries ({} to {}): {} times the CPU per entry (1 is linear)",
+        "\nfour times the entries ({} to {}): {} times the CPU per entry (1 is linear), the plain loop {}",
         linearity.entries,
         linearity.entries_4x,
-        number(linearity.ratio, 2)
+        number(linearity.ratio, 2),
+        number(linearity.plain_ratio, 2)
     )?;
     writeln!(
         out,
