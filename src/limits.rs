@@ -30,6 +30,10 @@ pub const FLUSHES_IN_FLIGHT_MAX: usize = 8;
 /// Payload, in bytes, up to which a batch grows that nobody waits for while no flush can begin.
 pub const FLUSH_BYTES_MAX: usize = 256 << 10;
 
+/// Flushes that nobody waits for, in flight at once, from which on only large ones begin: a disk that is busy takes
+/// more in large pieces.
+pub const FLUSHES_BUSY: usize = 2;
+
 /// Commits in flight at once where a flush is fast.
 pub const PIPELINE_DEPTH_FAST: usize = 2;
 
@@ -151,4 +155,5 @@ const _: () = {
     assert!(PREPARED_SEGMENTS_DEFAULT >= 1 && PREPARED_SEGMENTS_DEFAULT <= PREPARED_SEGMENTS_MAX);
     assert!(CHECKPOINT_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(CHECKPOINTS_KEPT_DEFAULT >= 1);
+    assert!(FLUSHES_BUSY >= 1 && FLUSHES_BUSY <= FLUSHES_IN_FLIGHT_MAX);
 };

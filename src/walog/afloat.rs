@@ -8,7 +8,7 @@
 //! on the file while one is in flight.
 
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::limits::{BUFFER_BYTES_DEFAULT, FLUSH_BYTES_MAX, FLUSHES_IN_FLIGHT_MAX};
+use crate::limits::{BUFFER_BYTES_DEFAULT, FLUSH_BYTES_MAX, FLUSHES_BUSY, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Wait};
 use std::collections::VecDeque;
@@ -93,6 +93,11 @@ impl Afloat {
     pub fn is_full(&self, file: &dyn CommitFile, bytes_max: usize) -> bool {
         let in_flight_max = file.limits().in_flight_max.clamp(1, FLUSHES_IN_FLIGHT_MAX);
         self.flights.len() >= in_flight_max || (self.bytes >= bytes_max && !self.is_empty())
+    }
+
+    /// Whether what is small had better go with what follows.
+    pub fn is_busy(&self) -> bool {
+        self.flights.len() >= FLUSHES_BUSY
     }
 
     /// Makes all buffers at once, so that afterwards nothing is allocated any more, however long the disk takes.

@@ -19,7 +19,8 @@ impl<D: Directory + ?Sized> Appender<D> {
         self.collect_afloat(Wait::Never)?;
         let frames = self.place(batch)?;
         let outbox_bytes = self.afloat.put(frames);
-        let waits = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
+        let is_full = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
+        let waits = is_full || self.afloat.is_busy();
         if waits && outbox_bytes < FLUSH_BYTES_MAX {
             return Ok(());
         }

@@ -5,7 +5,7 @@
 
 use super::Queue;
 use crate::framing::reserve;
-use crate::limits::{FLUSH_BYTES_MAX, FLUSHES_IN_FLIGHT_MAX};
+use crate::limits::{FLUSH_BYTES_MAX, FLUSHES_BUSY, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{CommitBuffer, Effect, FlushPolicy};
 use crate::walog::options::WalOptions;
@@ -30,6 +30,7 @@ impl Queue {
         !self.submitting
             && (!is_durability_asked_for || planted::on("flushes_starve_commits"))
             && self.flights.len() < self.flushes_max()
+            && (self.flights.len() < FLUSHES_BUSY || self.pending.payload_bytes() >= self.pile_bytes_max())
             && self.flights.iter().all(|flight| flight.effect == Effect::Flushed)
             && (self.flights.is_empty() || !self.needs_room())
     }
@@ -147,9 +148,14 @@ mod tests {
     #[test]
     fn flushes_are_bounded_and_then_a_batch_grows_and_then_somebody_waits() {
         let mut queue = queue(1000);
-        for _ in 0..FLUSHES_IN_FLIGHT_MAX {
+        for in_flight in 0..FLUSHES_IN_FLIGHT_MAX {
+            if in_flight >= FLUSHES_BUSY {
+                append(&mut queue, 10);
+                assert!(!queue.can_begin_flush(), "small, beside {in_flight}");
+                append(&mut queue, FLUSH_BYTES_MAX);
+            }
             append(&mut queue, 10);
-            assert!(queue.can_begin_flush());
+            assert!(queue.can_begin_flush(), "beside {in_flight}");
             begin(&mut queue);
         }
         append(&mut queue, 10);
