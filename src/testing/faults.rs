@@ -1,5 +1,5 @@
 //! Any directory, with faults: the n-th call fails, is done and then reported as failed, ends short, is slow,
-//! is held until a test lets it go, or kills the process.
+//! is held until a test lets it go or has done something else, or kills the process.
 //!
 //! [`Faults`] holds the plan and counts the calls; [`Faults::over`] wraps a directory with it. A plan is a
 //! list of rules ([`At`], [`Fault`]), each of which strikes once. Run a job without rules first to learn how
@@ -27,6 +27,7 @@ mod file;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt, Wait};
 use file::{FaultyFile, FaultyRead, FaultyStream};
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -117,8 +118,27 @@ pub enum Fault {
     /// The end of a commit: it does not come before the gate is opened, and whoever waits for a limited time is
     /// told that there is none yet, as by a device that stalls. Any other call is held.
     Stall(Gate),
+    /// Something else happens first, as another thread may do it meanwhile.
+    Meanwhile(Act),
     /// The process is aborted, without any clean-up.
     Kill,
+}
+
+/// What is done while a call waits. No lock of the faults is held.
+#[derive(Clone)]
+pub struct Act(Arc<dyn Fn() + Send + Sync>);
+
+impl Act {
+    /// It does what `act` does.
+    pub fn new(act: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(act))
+    }
+}
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Act").finish_non_exhaustive()
+    }
 }
 
 /// Holds calls back until it is opened, and lets a test wait until one is held.
@@ -267,6 +287,10 @@ impl Faults {
             }
             Fault::Hold(gate) => {
                 gate.pass();
+                None
+            }
+            Fault::Meanwhile(act) => {
+                (act.0)();
                 None
             }
             Fault::Stall(gate) if operation == Operation::Complete => Some(Struck::Stalled(gate)),

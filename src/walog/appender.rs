@@ -273,6 +273,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let (result, _) = current.file.commit(commit);
         result.map_err(|error| self.latch.trip(error))?;
         current.offset += bytes;
+        debug_assert!(current.offset <= current.reserved || planted::on("room_is_asked_for_once"));
         Ok(())
     }
 
@@ -288,6 +289,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         if !planted::on("begin_unchecked") {
             self.check()?;
         }
+        let seals_bytes = self.seals_bytes();
         let Some(current) = &mut self.current else {
             return Err(PersistenceError::invalid_state("write", "no room was made"));
         };
@@ -300,6 +302,10 @@ impl<D: Directory + ?Sized> Appender<D> {
         let (buffer, range) = batch.finish(offset, current.seed, durable, opening.as_ref());
         current.offset += range.len() as u64;
         current.content_offset = current.offset;
+        let has_room = current.offset + seals_bytes <= current.reserved
+            || planted::on("room_is_asked_for_once")
+            || planted::on("opening_takes_a_seals_place");
+        debug_assert!(has_room, "space was asked for up to {}, not {}", current.reserved, current.offset);
         self.begun_entry_id = last_entry_id;
         Ok(Frames { buffer, range, offset, last_entry_id })
     }
@@ -363,8 +369,15 @@ impl<D: Directory + ?Sized> Appender<D> {
         }
     }
 
-    /// What an opening and a seal take, in bytes.
+    /// What stands around the next frame takes so much, in bytes: an opening before the first one; the seals behind it.
     fn control_bytes(&self) -> u64 {
+        let is_fresh = self.current.as_ref().is_some_and(|current| current.opening.is_some());
+        let is_fresh = is_fresh && !planted::on("opening_takes_a_seals_place");
+        self.seals_bytes() + if is_fresh { u64::from(self.options.frame_alignment) } else { 0 }
+    }
+
+    /// What may follow a frame that is the last one: a seal of an idle log, and the segment's own.
+    fn seals_bytes(&self) -> u64 {
         2 * u64::from(self.options.frame_alignment)
     }
 

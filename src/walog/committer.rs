@@ -27,7 +27,7 @@ use super::rotations::Rotations;
 use super::telemetry::{Telemetry, Tracer};
 use super::waiters::{self, Waiter, Wake};
 use crate::error::{PersistenceError, PersistenceResult};
-use crate::framing::{Batch, FrameSink};
+use crate::framing::Batch;
 use crate::planted;
 use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Home};
 use crate::sync::thread::{self, JoinHandle};
@@ -347,16 +347,39 @@ impl<D: Directory + ?Sized> Committer<D> {
         }
     }
 
-    /// Makes the segment that what is pending needs. Where that fails, nothing was taken yet: what is pending
-    /// stays so, and the submitter's role is over.
-    fn make_room<'a>(&'a self, queue: Guard<'a>) -> Result<Guard<'a>, Guard<'a>> {
-        let (frame_bytes, progress) = (queue.pending.frame_bytes(), queue.progress());
+    /// Makes the room that what is pending needs. Where that fails, nothing was taken yet: what is pending stays so,
+    /// and the submitter's role is over.
+    fn make_room<'a>(&'a self, mut queue: Guard<'a>) -> Result<Guard<'a>, Guard<'a>> {
+        let (mut asked_bytes, mut spare_bytes) = (0, 0);
+        // Appending goes on meanwhile, and a batch is taken whole: room is made until what is there then fits. That
+        // ends, as what may wait is bounded, and soon, as each time but the first asks for twice what there is.
+        while asked_bytes < queue.pending.frame_bytes() && queue.needs_room() {
+            asked_bytes = queue.pending.frame_bytes();
+            queue = self.make_room_for(queue, asked_bytes, spare_bytes)?;
+            spare_bytes =
+                if planted::on("room_is_asked_for_bit_by_bit") { 0 } else { queue.pending.frame_bytes() };
+            if planted::on("room_is_asked_for_once") {
+                break;
+            }
+        }
+        Ok(queue)
+    }
+
+    /// The same for a frame of `frame_bytes`; `spare_bytes` more where they are to be had, for what is appended
+    /// meanwhile.
+    fn make_room_for<'a>(
+        &'a self,
+        queue: Guard<'a>,
+        frame_bytes: u64,
+        spare_bytes: u64,
+    ) -> Result<Guard<'a>, Guard<'a>> {
+        let progress = queue.progress();
         drop(queue);
         let (mut before, mut after) = (0, 0);
         let make_room = |appender: &mut Appender<D>| {
             appender.progress(progress.0, progress.1);
             before = appender.current_segment().0;
-            let made = appender.make_room(frame_bytes);
+            let made = appender.make_room_for(frame_bytes, spare_bytes);
             after = appender.current_segment().0;
             Ok((made, appender.room(), appender.file().cloned(), appender.latch().is_tripped()))
         };

@@ -61,7 +61,7 @@ impl Recipe {
         }
     }
 
-    /// For one that is made ahead of need: whole, with room for its seal.
+    /// For one that is made ahead of need: whole, with room for its seals.
     pub fn ahead(options: &WalOptions, identity: u128, is_durable: bool) -> Self {
         let fill_bytes = whole_bytes(options);
         Self { fill_bytes, in_steps: is_durable, ..Self::now(options, identity, is_durable) }
@@ -76,7 +76,7 @@ impl Recipe {
 
 fn whole_bytes(options: &WalOptions) -> u64 {
     let alignment = u64::from(options.frame_alignment);
-    let whole = options.segment_bytes_max.min(u64::MAX / 2).div_ceil(alignment) * alignment + alignment;
+    let whole = options.segment_bytes_max.min(u64::MAX / 2).div_ceil(alignment) * alignment + 2 * alignment;
     if options.preallocate_bytes == 0 { 0 } else { whole }
 }
 

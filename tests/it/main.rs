@@ -38,6 +38,7 @@ mod power_cut;
 mod properties;
 mod reader;
 mod repair;
+mod room;
 mod rotation;
 mod strategy;
 mod support;

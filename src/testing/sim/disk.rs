@@ -6,7 +6,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{
     CommitFile, Directory, DirectoryLock, DurableDirectory, FileOptions, ReadAt, path, temporary_path,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,9 @@ pub(super) struct Knobs {
     /// The same for writes.
     failing_write: Option<u64>,
     /// Bytes of all files together, at most.
-    capacity: Option<u64>,
+    pub(super) capacity: Option<u64>,
+    /// Up to where files have asked for space, in bytes; `None`: asking does nothing.
+    pub(super) reserved: Option<BTreeMap<Inode, u64>>,
     /// A write to a stream takes a part of what it is asked to.
     short_writes: bool,
     /// Commits that may be in flight at once; as many as a disk of ours takes unless told.
@@ -105,14 +107,12 @@ impl World {
             let landed = (self.next_random() % sectors * SECTOR_BYTES) as usize;
             return Fate::Fails { landed: landed.min(bytes), error: io::Error::from_raw_os_error(5) };
         }
-        let Some(capacity) = self.knobs.capacity else { return Fate::Whole };
-        let size = self.tree.file(inode).len() as u64;
-        let room = size.max(offset) + capacity.saturating_sub(self.tree.used_bytes());
-        if offset + bytes as u64 <= room {
+        let end = self.end_of_space(inode, offset);
+        if offset + bytes as u64 <= end {
             return Fate::Whole;
         }
         // Space is given out by the sector, at least.
-        let landed = (room / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(offset) as usize;
+        let landed = (end / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(offset) as usize;
         Fate::Fails { landed, error: io::ErrorKind::StorageFull.into() }
     }
 
@@ -190,17 +190,6 @@ impl SimDisk {
     /// sectors have landed, and may survive or not, whatever is synced later.
     pub fn fail_write_after(&self, successes: u64) {
         self.world().knobs.failing_write = Some(successes);
-    }
-
-    /// All files together hold `bytes` at most; `None` lifts the limit. A write that needs more lands as far as
-    /// there is room, in whole sectors of 512 bytes, and fails with "no space left".
-    pub fn limit_capacity(&self, bytes: Option<u64>) {
-        self.world().knobs.capacity = bytes;
-    }
-
-    /// Bytes of all files that have a name.
-    pub fn used_bytes(&self) -> u64 {
-        self.world().tree.used_bytes()
     }
 
     /// From now on a write to a stream takes a part of what it is asked to, as `write` is free to.

@@ -126,8 +126,13 @@ impl CommitFile for SimFile {
 
     fn set_size(&self, bytes: u64) -> PersistenceResult<()> {
         self.latch.check(0)?;
-        self.disk.world().change(ChangeKind::SetSize { inode: self.inode, bytes }, true);
+        self.disk.world().set_size(self.inode, bytes);
         Ok(())
+    }
+
+    fn reserve(&self, bytes: u64) -> PersistenceResult<()> {
+        let reserved = self.disk.world().reserve(self.inode, bytes);
+        reserved.map_err(|source| PersistenceError::io("reserve space", self.path.as_str(), None, source))
     }
 }
 

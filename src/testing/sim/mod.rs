@@ -50,6 +50,7 @@ mod crash;
 mod disk;
 mod file;
 mod lab;
+mod space;
 mod state;
 
 #[cfg(test)]

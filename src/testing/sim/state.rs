@@ -115,15 +115,6 @@ impl Tree {
         }
     }
 
-    /// Bytes of all files that have a name.
-    pub(super) fn used_bytes(&self) -> u64 {
-        let sizes = self.names.values().map(|node| match node {
-            Node::File(inode) => self.files.get(*inode).map_or(0, Vec::len) as u64,
-            Node::Directory => 0,
-        });
-        sizes.sum()
-    }
-
     pub(super) fn write(&mut self, inode: Inode, offset: u64, bytes: &[u8]) {
         let offset = offset as usize;
         let file = self.file(inode);

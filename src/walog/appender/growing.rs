@@ -2,17 +2,47 @@
 //!
 //! Not here: how a segment begins (`making`), and when a frame needs another one (`appender`).
 //!
-//! Invariant: what was written is never written over; zeros begin behind the last frame.
+//! Invariants: a frame is only written where space for it, and for the seals behind it, was asked for; what was
+//! written is never written over, zeros begin behind the last frame.
 
 use super::{Appender, Current};
-use crate::error::PersistenceResult;
+use crate::error::{PersistenceError, PersistenceResult};
+use crate::framing::FrameSink;
 use crate::limits::{RESERVE_BYTES_MIN, ZERO_FILL_BYTES};
 use crate::planted;
 use crate::storage::{Commit, CommitBuffer, Directory, Effect};
 use std::ops::Range;
 
 impl<D: Directory + ?Sized> Appender<D> {
-    /// Whether a frame of `frame_bytes`, and the seal behind it, reach beyond what the current segment has.
+    /// Makes sure of a segment that a frame of `frame_bytes` may go into, and of space for it there; and asks for
+    /// `spare_bytes` more where there is too little.
+    pub(crate) fn make_room_for(&mut self, frame_bytes: u64, spare_bytes: u64) -> PersistenceResult<()> {
+        self.check()?;
+        if planted::on("batch_must_fit_segment") && frame_bytes > self.options.segment_bytes_max {
+            return Err(PersistenceError::invalid_config("payloads", "larger than a segment"));
+        }
+        if self.needs_segment(frame_bytes) {
+            self.finish_writes()?;
+            match self.current {
+                Some(_) => self.rotate()?,
+                None => self.first_segment()?,
+            }
+        }
+        if !self.needs_growth(frame_bytes) {
+            return Ok(());
+        }
+        self.finish_writes()?;
+        match self.grow(frame_bytes, spare_bytes) {
+            // What there was may be with the next one.
+            Err(error) if error.is_out_of_space() && self.next_is_begun() => {
+                self.rotate()?;
+                if self.needs_growth(frame_bytes) { self.grow(frame_bytes, spare_bytes) } else { Ok(()) }
+            }
+            grown => grown,
+        }
+    }
+
+    /// Whether a frame of `frame_bytes`, and the seals behind it, reach beyond what the current segment has.
     pub(super) fn needs_growth(&self, frame_bytes: u64) -> bool {
         let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();
         self.current.as_ref().is_some_and(|current| needed(current) > current.reserved)
@@ -35,9 +65,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         has_begun && self.helper.works()
     }
 
-    /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met
+    /// Asks for space for a frame of `frame_bytes` and the seals behind it, so that running out of space is met
     /// before anything of the frame is written. Nothing is in flight.
-    pub(super) fn grow(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+    fn grow(&mut self, frame_bytes: u64, spare_bytes: u64) -> PersistenceResult<()> {
         let (control_bytes, is_streaming) = (self.control_bytes(), self.is_streaming());
         let cap = self.options.segment_bytes_max.saturating_add(control_bytes);
         let Some(current) = &mut self.current else { return Ok(()) };
@@ -45,7 +75,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let filled = self.options.zero_filled_bytes();
         let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
         let end = needed.max(current.reserved.saturating_add(step).min(cap));
-        let wanted = end.max(RESERVE_BYTES_MIN);
+        let wanted = end.max(needed.saturating_add(spare_bytes)).max(RESERVE_BYTES_MIN);
         match current.file.reserve(wanted) {
             Ok(()) => {}
             Err(error) if error.is_out_of_space() && wanted > needed => {
@@ -58,17 +88,19 @@ impl<D: Directory + ?Sized> Appender<D> {
         // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
         // that is nearly full is not worth it.
         let pays = !is_streaming && cap.saturating_sub(current.reserved) >= filled;
-        // A batch may have become larger after room was made for it, and then it stands beyond what was asked for.
-        let from = if planted::on("zeros_over_frames") { 0 } else { current.offset };
-        let zeros = current.reserved.max(from)..end;
+        let zeros = current.reserved..end;
         current.reserved = wanted;
         if pays && !planted::on("grow_without_zeros") { self.zero_fill(zeros) } else { Ok(()) }
     }
 
     /// Overwrites what was asked for with zeros, which the next commit makes durable.
+    ///
+    /// A device that is full meets this only where space cannot be asked for, and then it poisons, although nothing of
+    /// a frame was written: a file that has failed a write takes no other, so what it holds can neither be synced
+    /// nor sealed, and the log cannot go on, in it or behind it. A frame would have met the same there.
     fn zero_fill(&self, grown: Range<u64>) -> PersistenceResult<()> {
         let Some(current) = &self.current else { return Ok(()) };
-        let holds_frames = grown.start < current.offset && !planted::on("zeros_over_frames");
+        let holds_frames = grown.start < current.offset && !planted::on("room_is_asked_for_once");
         assert!(!holds_frames, "zeros at {} over frames up to {}", grown.start, current.offset);
         let alignment = u64::from(self.options.frame_alignment);
         let (mut from, to) = (grown.start.div_ceil(alignment) * alignment, grown.end / alignment * alignment);

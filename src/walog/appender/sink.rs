@@ -60,29 +60,7 @@ impl<D: Directory + ?Sized> FrameSink for Appender<D> {
     }
 
     fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
-        self.check()?;
-        if planted::on("batch_must_fit_segment") && frame_bytes > self.options.segment_bytes_max {
-            return Err(PersistenceError::invalid_config("payloads", "larger than a segment"));
-        }
-        if self.needs_segment(frame_bytes) {
-            self.finish_writes()?;
-            match self.current {
-                Some(_) => self.rotate()?,
-                None => self.first_segment()?,
-            }
-        }
-        if self.needs_growth(frame_bytes) {
-            self.finish_writes()?;
-            match self.grow(frame_bytes) {
-                // What there was may be with the next one.
-                Err(error) if error.is_out_of_space() && self.next_is_begun() => {
-                    self.rotate()?;
-                    if self.needs_growth(frame_bytes) { self.grow(frame_bytes) } else { Ok(()) }
-                }
-                grown => grown,
-            }?;
-        }
-        Ok(())
+        self.make_room_for(frame_bytes, 0)
     }
 
     fn write(&mut self, batch: Batch, effect: Effect) -> (PersistenceResult<()>, Option<CommitBuffer>) {
