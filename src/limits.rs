@@ -30,6 +30,12 @@ pub const FLUSHES_IN_FLIGHT_MAX: usize = 8;
 /// Payload, in bytes, up to which a batch grows that nobody waits for while no flush can begin.
 pub const FLUSH_BYTES_MAX: usize = 256 << 10;
 
+/// What file systems allocate at once, at least, in bytes.
+pub const FILE_BLOCK_BYTES: u64 = 4096;
+
+/// Least size of a flush whose last block is filled, in bytes: what is filled is small beside it.
+pub const FILLED_FLUSH_BYTES_MIN: usize = 32 << 10;
+
 /// Flushes that nobody waits for, in flight at once, from which on only large ones begin: a disk that is busy takes
 /// more in large pieces.
 pub const FLUSHES_BUSY: usize = 2;
@@ -155,5 +161,9 @@ const _: () = {
     assert!(PREPARED_SEGMENTS_DEFAULT >= 1 && PREPARED_SEGMENTS_DEFAULT <= PREPARED_SEGMENTS_MAX);
     assert!(CHECKPOINT_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(CHECKPOINTS_KEPT_DEFAULT >= 1);
+    assert!(
+        FILLED_FLUSH_BYTES_MIN as u64 >= 8 * FILE_BLOCK_BYTES
+            && FILLED_FLUSH_BYTES_MIN <= BUFFER_BYTES_DEFAULT
+    );
     assert!(FLUSHES_BUSY >= 1 && FLUSHES_BUSY <= FLUSHES_IN_FLIGHT_MAX);
 };

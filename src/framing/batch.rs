@@ -9,7 +9,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{self, FrameFacts, FrameKind, FrameSeed, Opening, Seal};
 use crate::formats::header::Header;
 use crate::formats::layout::{ENTRY_LENGTH_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
-use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX};
+use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_ID_MAX, FILE_BLOCK_BYTES};
 use crate::planted;
 use crate::storage::CommitBuffer;
 use std::ops::Range;
@@ -206,9 +206,9 @@ impl Batch {
     }
 }
 
-/// Makes room in a buffer for a batch with `capacity` bytes of payload.
+/// Makes room in a buffer for a batch with `capacity` bytes of payload, and for what fills its last block.
 pub fn reserve(buffer: &mut CommitBuffer, alignment: usize, capacity: usize) {
-    let bytes = alignment + FRAME_HEADER_BYTES + capacity + alignment;
+    let bytes = alignment + FRAME_HEADER_BYTES + capacity + alignment.max(FILE_BLOCK_BYTES as usize);
     buffer.reserve(bytes.saturating_sub(buffer.len()));
 }
 
@@ -253,12 +253,27 @@ pub fn control_commit(
     next_entry_id: u64,
     durable_entry_id: u64,
 ) -> CommitBuffer {
+    let mut buffer = CommitBuffer::new();
+    push_control(&mut buffer, content, offset, seed, alignment, next_entry_id, durable_entry_id);
+    buffer
+}
+
+/// The same, behind what is in a buffer.
+pub fn push_control(
+    buffer: &mut CommitBuffer,
+    content: Control,
+    offset: u64,
+    seed: FrameSeed,
+    alignment: u32,
+    next_entry_id: u64,
+    durable_entry_id: u64,
+) {
     let (kind, payload): (_, &[u8]) = match content {
         Control::Opening(opening) => (FrameKind::Opening, &opening.encode()),
         Control::Seal(seal) => (FrameKind::Seal, &seal.encode()),
     };
-    let mut buffer = CommitBuffer::new();
-    buffer.resize(frame::frame_bytes(payload.len(), alignment) as usize, 0);
+    let start = buffer.len();
+    buffer.resize(start + frame::frame_bytes(payload.len(), alignment) as usize, 0);
     let facts = FrameFacts {
         kind,
         entry_count: 0,
@@ -266,8 +281,7 @@ pub fn control_commit(
         first_entry_id: next_entry_id,
         durable_entry_id,
     };
-    write_control(&mut buffer, offset, seed, facts, payload);
-    buffer
+    write_control(&mut buffer[start..], offset, seed, facts, payload);
 }
 
 /// A header block, padded to the file's frame alignment, ready to be written at offset 0.

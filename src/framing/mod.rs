@@ -10,7 +10,7 @@ mod pending;
 mod reader;
 
 pub use again::{Region, write_again};
-pub use batch::{Batch, Control, control_commit, header_commit, reserve};
+pub use batch::{Batch, Control, control_commit, header_commit, push_control, reserve};
 pub use peek::Peek;
 pub use pending::{FrameSink, Pending};
 pub use reader::{Frame, FrameReader, HeaderRead, read_header};

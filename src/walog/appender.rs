@@ -8,6 +8,7 @@
 //! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
 //! first commits; else before them.
 
+use self::filler::Filler;
 use super::afloat::{Afloat, Frames};
 use super::making::Prepared;
 use super::open::{
@@ -34,6 +35,7 @@ use crate::storage::{
 use std::sync::Arc;
 use std::time::Duration;
 
+mod filler;
 mod growing;
 mod sink;
 
@@ -77,6 +79,8 @@ struct Current {
     offset: u64,
     /// Where the last frame that is no seal ends.
     content_offset: u64,
+    /// A seal of [`seal`](Appender::seal) stands behind it.
+    is_attested: bool,
     /// Below this, in bytes, writing does not find the device full; `u64::MAX`: nobody asks.
     reserved: u64,
     /// Goes with the first commit.
@@ -226,7 +230,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let Some(current) = self.current.as_ref().filter(|current| current.opening.is_none()) else {
             return Ok(());
         };
-        if reason == SealReason::Idle && self.is_durable && current.offset > current.content_offset {
+        if reason == SealReason::Idle && self.is_durable && current.is_attested {
             // The seal that is there says the same; another one would take space that nobody has asked for.
             return Ok(());
         }
@@ -235,7 +239,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         let alignment = self.options.frame_alignment;
         let buffer = control_commit(seal, current.offset, current.seed, alignment, next_entry_id, durable);
         let effect = self.effect();
-        self.commit_now(buffer, effect)
+        self.commit_now(buffer, effect)?;
+        self.current.iter_mut().for_each(|current| current.is_attested = true);
+        Ok(())
     }
 
     fn effect(&self) -> Effect {
@@ -280,16 +286,16 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Gives a batch to the current segment's file, whose completion somebody else collects and tells with
     /// [`progress`](Self::progress). Room was made before; a refusal poisons.
     pub(crate) fn begin(&mut self, batch: Batch, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
-        let frames = self.place(batch)?;
+        let frames = self.place(batch, effect)?;
         self.submit(frames, effect, commit_id)
     }
 
     /// Gives a batch its place at the end of the current segment.
-    fn place(&mut self, batch: Batch) -> PersistenceResult<Frames> {
+    fn place(&mut self, batch: Batch, effect: Effect) -> PersistenceResult<Frames> {
         if !planted::on("begin_unchecked") {
             self.check()?;
         }
-        let seals_bytes = self.seals_bytes();
+        let (seals_bytes, alignment) = (self.seals_bytes(), self.options.frame_alignment);
         let Some(current) = &mut self.current else {
             return Err(PersistenceError::invalid_state("write", "no room was made"));
         };
@@ -299,9 +305,16 @@ impl<D: Directory + ?Sized> Appender<D> {
         let early = planted::on("frame_attests_flushed");
         let durable = if early { self.flushed_entry_id } else { self.durable_entry_id };
         let offset = current.offset;
-        let (buffer, range) = batch.finish(offset, current.seed, durable, opening.as_ref());
+        let (mut buffer, mut range) = batch.finish(offset, current.seed, durable, opening.as_ref());
         current.offset += range.len() as u64;
         current.content_offset = current.offset;
+        current.is_attested = false;
+        let (next_entry_id, durable_entry_id) = (last_entry_id + 1, durable);
+        let filler = Filler { next_entry_id, durable_entry_id, alignment, left_bytes: seals_bytes };
+        filler.fill(current, effect, &mut buffer, &mut range);
+        if planted::on("filler_attests") {
+            current.is_attested = current.offset > current.content_offset;
+        }
         let has_room = current.offset + seals_bytes <= current.reserved
             || planted::on("room_is_asked_for_once")
             || planted::on("opening_takes_a_seals_place");
@@ -522,6 +535,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             seed: FrameSeed::new(salt),
             offset,
             content_offset: offset,
+            is_attested: false,
             reserved: if grows && !planted::on("skip_reserve") { bytes.max(offset) } else { u64::MAX },
             opening: Some(opening),
             created: self.options.environment.elapsed(),

@@ -1,8 +1,10 @@
 //! Flushes that nobody waits for: several in flight, out of order, failing in the middle, and what else may be asked
 //! for meanwhile.
 
+use crate::damage::{Frame, contents, frames};
 use crate::power_cut::{campaign, check, must, payload, seeds};
 use durability::PersistenceError;
+use durability::formats::frame::FrameKind;
 use durability::limits::FLUSHES_IN_FLIGHT_MAX;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
@@ -276,12 +278,55 @@ fn what_nobody_commits_to_is_not_written_twice() {
     assert!(committed >= 2 * 8, "{committed}: commits change no metadata");
 }
 
+/// The frames of a log's only segment after small and large flushes, and its last entry.
+fn frames_of_flushes(is_direct: bool, attested: bool) -> (Vec<Frame>, u64) {
+    let disk = SimDisk::new(1);
+    if is_direct {
+        disk.write_directly();
+    }
+    let options = WalOptions { flush_policy: FlushPolicy::Manual, ..options() };
+    let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
+    for bytes in [100, 40_000, 33_000, 5000, 50_001] {
+        wal.append_bytes(&vec![7; bytes]).expect("appends");
+        wal.flush().expect("flushes");
+    }
+    if attested {
+        wal.attest().expect("seals");
+    }
+    (frames(&contents(&disk, "wal/wal_1.log")), wal.last_entry_id())
+}
+
+#[test]
+fn a_large_flush_ends_with_a_block_where_writes_are_direct() {
+    for is_direct in [false, true] {
+        let (frames, _) = frames_of_flushes(is_direct, false);
+        let data: Vec<_> = frames.iter().filter(|frame| frame.kind == FrameKind::Data).collect();
+        assert_eq!(data.len(), 5);
+        for pair in data.windows(2) {
+            let (end, next) = (pair[0].offset + pair[0].bytes, pair[1].offset);
+            let filled = is_direct && pair[0].bytes >= 32 << 10;
+            assert_eq!(next, if filled { end.next_multiple_of(4096) } else { end });
+        }
+    }
+}
+
+#[test]
+fn what_fills_a_block_attests_no_entry() {
+    let (frames, last_entry_id) = frames_of_flushes(true, true);
+    let [.., filler, seal] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!((filler.kind, filler.durable_entry_id), (FrameKind::Seal, 0));
+    assert_eq!((seal.kind, seal.durable_entry_id), (FrameKind::Seal, last_entry_id));
+}
+
 #[test]
 fn no_power_cut_of_a_stream_loses_or_invents_anything() {
     campaign("streams", seeds(2), |seed| {
         let disk = SimDisk::new(seed);
         let hand = PrepareHand::new();
         let is_helped = seed % 2 == 0;
+        if seed / 2 % 2 == 0 {
+            disk.write_directly();
+        }
         let options = WalOptions {
             segment_bytes_max: 280 << 10,
             preallocate_bytes: 4096,

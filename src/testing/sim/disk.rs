@@ -53,6 +53,8 @@ pub(super) struct Knobs {
     pub(super) lying: bool,
     /// How long each completion takes.
     pub(super) pause: Option<Duration>,
+    /// Files say that they write directly; how they keep what was written stays as it is.
+    pub(super) direct: bool,
 }
 
 /// Counts a call; `true` when this is the one that fails.
@@ -201,6 +203,14 @@ impl SimDisk {
     /// chooses.
     pub fn keep_in_flight(&self, commits_max: usize) {
         self.world().knobs.in_flight_max = Some(commits_max.max(1));
+    }
+
+    /// From now on files say that they write past a page cache ([`CommitStrategy::DirectDsync`]): writers lay out
+    /// for that what they write.
+    ///
+    /// [`CommitStrategy::DirectDsync`]: crate::storage::CommitStrategy::DirectDsync
+    pub fn write_directly(&self) {
+        self.world().knobs.direct = true;
     }
 
     /// From now on syncs promise and do nothing: for showing that a property would notice.

@@ -76,7 +76,10 @@ impl CommitFile for SimFile {
     }
 
     fn strategy(&self) -> CommitStrategy {
-        CommitStrategy::WriteThenSync
+        match self.disk.world().knobs.direct {
+            true => CommitStrategy::DirectDsync,
+            false => CommitStrategy::WriteThenSync,
+        }
     }
 
     fn submit(&self, commit: Commit) -> Submitted {

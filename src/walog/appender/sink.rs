@@ -17,7 +17,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let Some(file) = self.file().cloned() else { return Ok(()) };
         self.afloat.make_ready(file.as_ref());
         self.collect_afloat(Wait::Never)?;
-        let frames = self.place(batch)?;
+        let frames = self.place(batch, Effect::Flushed)?;
         let outbox_bytes = self.afloat.put(frames);
         let is_full = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
         let waits = is_full || self.afloat.is_busy();
