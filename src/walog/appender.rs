@@ -8,7 +8,6 @@
 //! on the seal: where somebody prepares segments ahead of need (`pool`), it is written beside the new segment's
 //! first commits; else before them.
 
-use self::filler::Filler;
 use super::afloat::{Afloat, Frames};
 use super::making::Prepared;
 use super::open::{
@@ -286,16 +285,17 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Gives a batch to the current segment's file, whose completion somebody else collects and tells with
     /// [`progress`](Self::progress). Room was made before; a refusal poisons.
     pub(crate) fn begin(&mut self, batch: Batch, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
-        let frames = self.place(batch, effect)?;
+        let mut frames = self.place(batch)?;
+        self.fill_block(&mut frames, effect);
         self.submit(frames, effect, commit_id)
     }
 
     /// Gives a batch its place at the end of the current segment.
-    fn place(&mut self, batch: Batch, effect: Effect) -> PersistenceResult<Frames> {
+    fn place(&mut self, batch: Batch) -> PersistenceResult<Frames> {
         if !planted::on("begin_unchecked") {
             self.check()?;
         }
-        let (seals_bytes, alignment) = (self.seals_bytes(), self.options.frame_alignment);
+        let seals_bytes = self.seals_bytes();
         let Some(current) = &mut self.current else {
             return Err(PersistenceError::invalid_state("write", "no room was made"));
         };
@@ -305,16 +305,10 @@ impl<D: Directory + ?Sized> Appender<D> {
         let early = planted::on("frame_attests_flushed");
         let durable = if early { self.flushed_entry_id } else { self.durable_entry_id };
         let offset = current.offset;
-        let (mut buffer, mut range) = batch.finish(offset, current.seed, durable, opening.as_ref());
+        let (buffer, range) = batch.finish(offset, current.seed, durable, opening.as_ref());
         current.offset += range.len() as u64;
         current.content_offset = current.offset;
         current.is_attested = false;
-        let (next_entry_id, durable_entry_id) = (last_entry_id + 1, durable);
-        let filler = Filler { next_entry_id, durable_entry_id, alignment, left_bytes: seals_bytes };
-        filler.fill(current, effect, &mut buffer, &mut range);
-        if planted::on("filler_attests") {
-            current.is_attested = current.offset > current.content_offset;
-        }
         let has_room = current.offset + seals_bytes <= current.reserved
             || planted::on("room_is_asked_for_once")
             || planted::on("opening_takes_a_seals_place");

@@ -17,7 +17,7 @@ impl<D: Directory + ?Sized> Appender<D> {
         let Some(file) = self.file().cloned() else { return Ok(()) };
         self.afloat.make_ready(file.as_ref());
         self.collect_afloat(Wait::Never)?;
-        let frames = self.place(batch, Effect::Flushed)?;
+        let frames = self.place(batch)?;
         let outbox_bytes = self.afloat.put(frames);
         let is_full = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
         let waits = is_full || self.afloat.is_busy();
@@ -29,7 +29,8 @@ impl<D: Directory + ?Sized> Appender<D> {
 
     /// Begins whatever was left for later, when there is a place.
     fn send_afloat(&mut self, file: &dyn CommitFile) -> PersistenceResult<()> {
-        let Some(frames) = self.afloat.take() else { return Ok(()) };
+        let Some(mut frames) = self.afloat.take() else { return Ok(()) };
+        self.fill_block(&mut frames, Effect::Flushed);
         while self.afloat.is_full(file, self.options.in_flight_bytes_max) {
             self.collect_afloat(Wait::Forever)?;
         }
