@@ -40,6 +40,12 @@ impl Payload {
         Self { nonce: random.next(), bytes }
     }
 
+    /// Of which a few make a large flush.
+    pub fn large(random: &mut Random) -> Self {
+        let bytes = random.pick(&[4000, 9000, 20_000]);
+        Self { nonce: random.next(), bytes }
+    }
+
     pub fn of_record(index: u64) -> Self {
         Self::random(&mut Random(mix(index)))
     }

@@ -64,6 +64,7 @@ pub fn options(random: &mut Random, alignment_min: u32) -> WalOptions {
         segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10]),
         preallocate_bytes: random.pick(&[0, 16 << 10, 64 << 10, 64 << 10]),
         recycle_capacity: random.below(4) as usize,
+        buffer_bytes: random.pick(&[20 << 10, 64 << 10]),
         flush_policy: random.pick(&[manual, FlushPolicy::PerAppend, FlushPolicy::EveryN(3)]),
         pipeline_depth: random.pick(&[None, Some(1), Some(2), Some(4), Some(8)]),
         frame_alignment: random.pick(&[512, 512, 4096]).max(alignment_min),
@@ -209,7 +210,15 @@ impl Run<'_> {
 }
 
 fn payloads(random: &mut Random, count: u64) -> (Vec<Payload>, Vec<Vec<u8>>) {
-    let payloads: Vec<_> = (0..count).map(|_| Payload::random(random)).collect();
+    made((0..count).map(|_| Payload::random(random)).collect())
+}
+
+/// What is flushed in large pieces that nobody waits for, each longer than the one before.
+fn stream(random: &mut Random) -> impl Iterator<Item = (Vec<Payload>, Vec<Vec<u8>>)> {
+    (2..2 + 2 * random.below(4)).map(move |count| made((0..count).map(|_| Payload::large(random)).collect()))
+}
+
+fn made(payloads: Vec<Payload>) -> (Vec<Payload>, Vec<Vec<u8>>) {
     let bytes = payloads.iter().map(|payload| payload.make()).collect();
     (payloads, bytes)
 }

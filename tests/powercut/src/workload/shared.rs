@@ -1,7 +1,7 @@
 //! A log that several threads share: durable appends, batches, tickets, several commits in flight, and a
 //! checkpoint published beside them.
 
-use super::{Dyn, Outcome, Run, failed, payloads};
+use super::{Dyn, Outcome, Run, failed, payloads, stream};
 use crate::model::{Payload, Promise};
 use crate::random::Random;
 use durability::PersistenceResult;
@@ -56,7 +56,7 @@ struct Committer<'a> {
 impl Committer<'_> {
     fn commit(mut self) -> PersistenceResult<()> {
         while self.run.take_operation() {
-            match self.random.below(14) {
+            match self.random.below(15) {
                 0..=4 => self.append_durable()?,
                 5 | 6 => self.batch()?,
                 7 | 8 => self.tickets()?,
@@ -67,8 +67,17 @@ impl Committer<'_> {
                     self.wal.flush()?;
                 }
                 12 if self.publishes => self.run.publish(&mut self.wal, &mut self.random)?,
+                13 => self.stream()?,
                 _ => self.run.durable(self.wal.durable_entry_id()),
             }
+        }
+        Ok(())
+    }
+
+    /// Promised to nobody.
+    fn stream(&mut self) -> PersistenceResult<()> {
+        for (payloads, bytes) in stream(&mut self.random) {
+            self.run.note(&payloads, self.wal.append_batch_bytes(&bytes).map(|ids| ids[0]))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A log with one owner: flushes, attestations, closing and opening again.
 
-use super::{Dyn, Outcome, Run, failed, payloads};
+use super::{Dyn, Outcome, Run, failed, payloads, stream};
 use crate::model::Payload;
 use crate::random::Random;
 use durability::PersistenceResult;
@@ -18,7 +18,7 @@ pub fn run(run: &Run, wal: Wal, random: Random) -> Outcome {
 
 fn write(run: &Run, mut wal: Wal, mut random: Random) -> PersistenceResult<()> {
     while run.take_operation() {
-        match random.below(14) {
+        match random.below(15) {
             0..=4 => {
                 let payload = Payload::random(&mut random);
                 let id = run.note(&[payload], wal.append_bytes_durable(&payload.make()))?;
@@ -54,6 +54,11 @@ fn write(run: &Run, mut wal: Wal, mut random: Random) -> PersistenceResult<()> {
                 }
                 wal = Wal::open_with(Arc::clone(&run.directory), run.options.clone())?;
                 run.durable(wal.last_entry_id());
+            }
+            13 => {
+                for (payloads, bytes) in stream(&mut random) {
+                    run.note(&payloads, wal.append_batch_bytes(&bytes).map(|ids| ids[0]))?;
+                }
             }
             _ => run.durable(wal.durable_entry_id()),
         }
