@@ -180,6 +180,7 @@ fn wrong_numbers_are_wrong_usage() {
         &["--entries", "1000"],
         &["--recovery", "--entries", "1"],
         &["--recovery", "--bytes", "1"],
+        &["--segment-bytes", "100"],
     ] {
         assert_eq!(bench(root.path(), arguments).status.code(), Some(2), "{arguments:?}");
     }

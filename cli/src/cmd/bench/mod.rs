@@ -18,6 +18,7 @@ mod ring;
 use crate::USAGE;
 use disk::Disk;
 use drive::Window;
+use durability::walog::WalOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 use line::Line;
 use meter::Meter;
@@ -78,6 +79,9 @@ pub struct Arguments {
     /// The library's shared log also with so many commits in flight at once, instead of what it chooses.
     #[arg(long, value_delimiter = ',', value_enum)]
     depth: Vec<Depth>,
+    /// Size at which the library's segments are sealed, in bytes. By default the library's.
+    #[arg(long, conflicts_with = "recovery", value_parser = clap::value_parser!(u64).range(64 << 10..=1 << 40))]
+    segment_bytes: Option<u64>,
     /// How often every line is measured. By default 5, or 3 with `--quick`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -121,6 +125,11 @@ impl Arguments {
             _ => &[256, 4 << 10],
         };
         chosen(&self.bytes, all)
+    }
+
+    fn wal_options(&self) -> WalOptions {
+        let default = WalOptions::default();
+        WalOptions { segment_bytes_max: self.segment_bytes.unwrap_or(default.segment_bytes_max), ..default }
     }
 
     fn strategies(&self) -> Vec<Strategy> {
@@ -219,6 +228,7 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
     let (committers, sizes) = (arguments.committers(), arguments.entry_bytes());
     let batch_bytes = committers.iter().max().unwrap_or(&1) * sizes.iter().max().unwrap_or(&1);
     let files = Arc::new(raw::Files::prepare(scratch, batch_bytes.min(64 << 20))?);
+    let options = arguments.wal_options();
     let mut lines = Vec::new();
     for bytes in sizes {
         lines.extend(raw::raw_lines(&files, bytes));
@@ -226,12 +236,12 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
             lines.extend(raw::reference_lines(&files, *count, bytes));
         }
         for strategy in arguments.strategies() {
-            lines.extend(ours::lines(scratch, strategy, &arguments.depth, &committers, bytes));
+            lines.extend(ours::lines(scratch, strategy, &options, &arguments.depth, &committers, bytes));
         }
     }
     if arguments.append {
         lines.extend(raw::stream_lines(&files));
-        lines.extend(ours::append_lines(scratch, &arguments.strategies()));
+        lines.extend(ours::append_lines(scratch, &arguments.strategies(), &options));
     }
     Ok(lines)
 }

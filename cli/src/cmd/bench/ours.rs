@@ -125,6 +125,7 @@ type Measure =
 pub fn lines(
     below: &Path,
     strategy: Strategy,
+    options: &WalOptions,
     depths: &[Depth],
     committers: &[usize],
     entry_bytes: usize,
@@ -133,7 +134,7 @@ pub fn lines(
     let mut push = |name, waiting, committers, pipeline_depth, measure| {
         let kind = Kind::Ours;
         let subject = Subject { kind, name, strategy: strategy.name(), waiting, committers, entry_bytes };
-        let options = WalOptions { pipeline_depth, ..WalOptions::default() };
+        let options = WalOptions { pipeline_depth, ..options.clone() };
         lines.push(line(subject, below, strategy, options, measure));
     };
     for count in committers {
@@ -150,7 +151,7 @@ pub fn lines(
 }
 
 /// Appending alone: flushed by the log's own rule, and never made durable within the measured time.
-pub fn append_lines(below: &Path, strategies: &[Strategy]) -> Vec<Line> {
+pub fn append_lines(below: &Path, strategies: &[Strategy], options: &WalOptions) -> Vec<Line> {
     let mut lines = Vec::new();
     for strategy in strategies {
         for (name, measure) in [(raw::APPEND_ONLY, append as Measure), ("Sync append only", append_shared)] {
@@ -162,8 +163,7 @@ pub fn append_lines(below: &Path, strategies: &[Strategy]) -> Vec<Line> {
                 committers: 1,
                 entry_bytes: raw::STREAM_ENTRY_BYTES,
             };
-            let options = WalOptions::default();
-            lines.push(line(subject, below, *strategy, options, measure).against(raw::STREAM));
+            lines.push(line(subject, below, *strategy, options.clone(), measure).against(raw::STREAM));
         }
     }
     lines
