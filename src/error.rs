@@ -35,7 +35,8 @@ pub enum PersistenceError {
         source: Arc<io::Error>,
     },
     /// The device is full. Nothing that was acknowledged is affected: free space, then try again (a
-    /// writer that says [`Poisoned`](Self::Poisoned) afterwards has to be reopened first).
+    /// writer that says [`Poisoned`](Self::Poisoned) afterwards has to be reopened first). A writer with one owner
+    /// has not appended what the call was to append; a shared one keeps what was appended, and commits it next.
     #[error("out of space: {operation} on {path}{}; free space and try again", At(*offset))]
     OutOfSpace {
         /// What was tried, as a verb.

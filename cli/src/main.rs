@@ -22,6 +22,7 @@ pub const CORRUPT: u8 = 4;
 /// Crash-consistent logs: look inside one, repair one, and prove that nothing acknowledged is ever lost.
 #[derive(Parser)]
 #[command(
+    name = "durability",
     version,
     after_help = "A log that is refused: `verify` says what it is and where, `inspect` shows its files, `repair` says what \
     can be kept. `torture`, `bench`, `soak` and `backends` are for the machine that it is to live on.\n\nExit codes: 0 all is \

@@ -81,7 +81,13 @@ impl<E, D: Directory + ?Sized + 'static> SyncWalWriter<E, D> {
 }
 
 impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
-    /// Appends bytes as one entry; returns its id. See [`WalWriter::append_bytes`].
+    /// Appends bytes as one entry; returns its id.
+    ///
+    /// Effect: the entry is in memory, and may be with the operating system.
+    /// Durable when: a later [`flush_and_sync`](Self::flush_and_sync), [`wait_durable`](Self::wait_durable) or durable
+    /// append returns.
+    /// On error: `PayloadTooLarge` and `WouldBlock` append nothing. Behind "out of space" the entry stays appended and
+    /// goes with the next commit: do not append it again. A failed write poisons.
     pub fn append_bytes(&self, payload: &[u8]) -> PersistenceResult<u64> {
         self.inner.committer.append_with(1, |batch, _| batch.push(payload))
     }
@@ -100,6 +106,9 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     }
 
     /// Appends bytes and blocks until the entry, and everything before it, is durable. Returns its id.
+    ///
+    /// On error: as [`append_bytes`](Self::append_bytes). Behind "out of space" the entry stays appended: free space
+    /// and [`flush_and_sync`](Self::flush_and_sync).
     pub fn append_bytes_durable(&self, payload: &[u8]) -> PersistenceResult<u64>
     where
         D: StableStorage,

@@ -211,7 +211,7 @@ pub fn size(bytes: u64) -> String {
 pub struct Named {
     /// A directory with a log (the folder `wal` is in it), or one file: a segment, a record log, a checkpoint.
     pub path: PathBuf,
-    /// Print one JSON object.
+    /// Print JSON: one object; of `dump` one for each entry, each on a line.
     #[arg(long)]
     pub json: bool,
 }
