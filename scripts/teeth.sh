@@ -127,6 +127,7 @@ ignore_cut | it | hostile::a_record_log_that_was_cut_at_any_byte_goes_on_and_sta
 repair_cuts_before_saving | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
 repair_moves_oldest_first | it | repair::a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it
 repair_loses_unasked | it | repair::what_was_acknowledged_goes_only_when_it_is_named
+ignore_what_checkpoint_needs | it | repair::nothing_is_taken_out_of_a_log_that_would_end_before_what_a_checkpoint_requires
 follow_hands_out_unattested | it | follow::what_a_follower_handed_out_survives_every_power_cut
 follow_leaves_gaps | it | follow::a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged
 observed_in_a_role | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of

@@ -832,10 +832,10 @@ fn a_closed_output_is_no_error() {
 #[test]
 fn help_teaches() {
     for (command, words) in [
-        ("verify", ["Exit codes", "torn tail", "Examples"]),
-        ("inspect", ["--hex", "attested", "Examples"]),
-        ("dump", ["--follow", "durable", "JSON keys"]),
-        ("repair", ["--accept-loss", "Nothing is deleted", "Exit codes"]),
+        ("verify", &["Exit codes", "torn tail", "Examples"][..]),
+        ("inspect", &["--hex", "attested", "Examples"]),
+        ("dump", &["--follow", "durable", "JSON keys"]),
+        ("repair", &["--accept-loss", "Nothing is deleted", "Exit codes", "in it), or a record log\n"]),
     ] {
         let help = Command::new(env!("CARGO_BIN_EXE_durability")).args([command, "--help"]).output();
         let text = String::from_utf8(help.expect("runs").stdout).expect("text");

@@ -39,7 +39,8 @@ pub struct CheckpointReport {
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoints {
     reports: Vec<CheckpointReport>,
-    least_end: Option<(u64, String)>,
+    /// The log's identity, where its files agreed about it.
+    identity: Option<u128>,
 }
 
 impl Checkpoints {
@@ -67,30 +68,33 @@ impl Checkpoints {
         others.retain(|path| bases.contains(names::checkpoint_base(path)));
         ours.append(&mut others);
         ours.sort_unstable();
-        // What a log requires of checkpoints of another one is nothing.
-        let identity = read_chain(directory, None).ok().and_then(|chain| chain.identity);
-        let mut checkpoints = Self::default();
+        let mut checkpoints = Self { reports: Vec::new(), identity: identity_of(directory) };
         for path in ours {
-            if let Some((report, meta)) = read(directory, path, progress)? {
-                checkpoints.require(path, meta, identity);
-                checkpoints.reports.push(report);
-            }
+            checkpoints.reports.extend(read(directory, path, progress)?);
         }
         Ok(checkpoints)
-    }
-
-    fn require(&mut self, path: &str, meta: CheckpointMeta, identity: Option<u128>) {
-        let is_its_own = meta.identity != 0 && identity.is_none_or(|identity| identity == meta.identity);
-        let required = meta.required_entry_id.max(meta.last_applied_entry_id);
-        if is_its_own && self.least_end.as_ref().is_none_or(|(least, _)| required > *least) {
-            self.least_end = Some((required, path.to_owned()));
-        }
     }
 
     /// The least entry at which the log may end, and which checkpoint says so: for
     /// [`WalCheck::run_requiring`](crate::walog::WalCheck::run_requiring).
     pub fn least_end(&self) -> Option<(u64, String)> {
-        self.least_end.clone()
+        self.least_end_of(self.identity)
+    }
+
+    /// [`least_end`](Self::least_end), of the log that `directory` would be.
+    pub(crate) fn least_end_in<D: Directory + ?Sized>(&self, directory: &D) -> Option<(u64, String)> {
+        self.least_end_of(identity_of(directory))
+    }
+
+    fn least_end_of(&self, identity: Option<u128>) -> Option<(u64, String)> {
+        // What a log requires of checkpoints of another one is nothing.
+        let is_its_own = |report: &&CheckpointReport| {
+            report.identity != 0 && identity.is_none_or(|identity| identity == report.identity)
+        };
+        let required = |report: &CheckpointReport| report.required_entry_id.max(report.last_applied_entry_id);
+        // The first of equal ones.
+        let most = self.reports.iter().rev().filter(is_its_own).max_by_key(|report| required(report));
+        most.map(|report| (required(report), report.path.clone()))
     }
 
     /// Holds them against the log that was read: the reports, and the verdict about all of it, which is the log's
@@ -127,12 +131,16 @@ impl CheckpointReport {
     }
 }
 
+fn identity_of<D: Directory + ?Sized>(directory: &D) -> Option<u128> {
+    read_chain(directory, None).ok().and_then(|chain| chain.identity)
+}
+
 /// Reads one to its end through one descriptor: publishing renames beside this.
 fn read<D: Directory + ?Sized>(
     directory: &D,
     path: &str,
     progress: &mut dyn FnMut(u64),
-) -> PersistenceResult<Option<(CheckpointReport, CheckpointMeta)>> {
+) -> PersistenceResult<Option<CheckpointReport>> {
     let file_bytes = match directory.open_at(path).and_then(|file| file.size()) {
         Err(error) if error.is_not_found() => return Ok(None),
         bytes => bytes?,
@@ -146,7 +154,7 @@ fn read<D: Directory + ?Sized>(
     let verdict = Verdict::of(judged.map(|()| None))?;
     let CheckpointMeta { identity, last_applied_entry_id, required_entry_id } = meta;
     let (path, usable) = (path.to_owned(), verdict.is_accepted());
-    let report = CheckpointReport {
+    Ok(Some(CheckpointReport {
         path,
         verdict,
         file_bytes,
@@ -154,6 +162,5 @@ fn read<D: Directory + ?Sized>(
         last_applied_entry_id,
         required_entry_id,
         usable,
-    };
-    Ok(Some((report, meta)))
+    }))
 }

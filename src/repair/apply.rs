@@ -13,6 +13,7 @@ use super::overlay::Planned;
 use super::plan::{Keep, RepairPlan, RepairStep, plan_log, plan_record_log};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::names;
+use crate::inspect::Checkpoints;
 use crate::limits::{LOCK_FILE_WAIT_MS, LOCK_WAIT_MS_DEFAULT, READ_CHUNK_BYTES};
 use crate::planted;
 use crate::storage::{
@@ -52,10 +53,11 @@ pub struct Repair<D: DurableDirectory + ?Sized = dyn DurableDirectory> {
 }
 
 impl<D: DurableDirectory + ?Sized> Repair<D> {
-    /// Locks the log in `directory` and plans its repair, as [`plan_log`] does. `LockFailed` when there is a
-    /// writer.
+    /// Locks the log in `directory` and plans its repair, as [`plan_log`] does with the checkpoints `beside` it.
+    /// `LockFailed` when there is a writer.
     pub fn of_log(
         directory: Arc<D>,
+        beside: &Checkpoints,
         keep: Keep,
         mut scan_all: impl FnMut(&WalCheck<Planned<D>>) -> SegmentScans,
     ) -> PersistenceResult<Self> {
@@ -69,7 +71,7 @@ impl<D: DurableDirectory + ?Sized> Repair<D> {
                 directory.await_unlocked(&file, Duration::from_millis(LOCK_WAIT_MS_DEFAULT))?;
             }
         }
-        let plan = plan_log(&directory, keep, &mut scan_all)?;
+        let plan = plan_log(&directory, beside, keep, &mut scan_all)?;
         Ok(Self { directory, beside: String::new(), plan, _lock: lock })
     }
 
@@ -99,7 +101,8 @@ impl<D: DurableDirectory + ?Sized> Repair<D> {
     /// it, and with any other text, a repair that loses entries is refused. `report` writes the report, which
     /// goes into the folder before anything is changed and again when everything is done.
     ///
-    /// Effect: what the plan takes out of the log is in a folder `repair-<n>` beside it; the log is clean.
+    /// Effect: what the plan takes out of the log is in a folder `repair-<n>` beside it; the log is clean, and
+    /// does not end before what the checkpoints beside it require.
     /// Durable when: on return, all of it.
     /// On error, and if it never returns: nothing is lost that is not in the folder; repair again.
     pub fn apply(

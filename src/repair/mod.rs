@@ -10,7 +10,9 @@
 //!   log clean as it would be then.
 //! * `apply`: the order in which it is done, so that a crash leaves a log that can be repaired again.
 //!
-//! Invariant: nothing that was acknowledged is taken out unless the caller names exactly these entries.
+//! Invariant: nothing that was acknowledged is taken out unless the caller names exactly these entries. A log that
+//! ends before what a checkpoint beside it requires has lost such entries, whatever its end looks like: it is not
+//! touched.
 
 mod apply;
 mod overlay;

@@ -8,7 +8,7 @@ use crate::error::{Check, Corruption, PersistenceResult, Proof};
 use crate::formats::header::{FileKind, HeaderState};
 use crate::formats::names::{self, WalName};
 use crate::framing::{FrameReader, read_header};
-use crate::inspect::{Verdict, inspect_file};
+use crate::inspect::{Checkpoints, Verdict, inspect_file};
 use crate::planted;
 use crate::storage::{Directory, path};
 use crate::walog::catalogue::{self, Found};
@@ -131,18 +131,31 @@ fn as_text<S: serde::Serializer>(value: &Loss, serializer: S) -> Result<S::Ok, S
 
 /// Plans the repair of the log in `directory`, reading it with `scan_all` as in [`WalCheck::run`] once more for
 /// each thing that is wrong with it.
+///
+/// `beside` are the checkpoints beside the log, read before; the default is none. What is found is the verdict
+/// about all of it. A log that would end before what one of them requires is no repaired log, and an obstacle
+/// (damaged or not: a header that can be read counts); a checkpoint with other damage is none, as long as
+/// there is something to repair in the log.
 pub fn plan_log<D: Directory + ?Sized>(
     directory: &Arc<D>,
+    beside: &Checkpoints,
     keep: Keep,
     mut scan_all: impl FnMut(&WalCheck<Planned<D>>) -> SegmentScans,
 ) -> PersistenceResult<RepairPlan> {
     let mut planner = Planner::new(directory);
     loop {
         let as_planned = Arc::new(Planned::new(Arc::clone(directory), &planner.steps));
-        let (checked, end) = WalCheck::run(&as_planned, &mut scan_all);
+        let least_end = beside.least_end_in(as_planned.as_ref());
+        let (checked, end) = WalCheck::run_requiring(&as_planned, least_end, &mut scan_all);
         let verdict = Verdict::of_log(&end)?;
-        planner.found.get_or_insert_with(|| verdict.clone());
+        let found =
+            planner.found.get_or_insert_with(|| beside.clone().held_against(&verdict, checked.as_ref()).1);
         if verdict == Verdict::Clean {
+            if planner.steps.is_empty() && !found.is_accepted() {
+                let obstacle = "the log is clean, and a checkpoint cannot be repaired: move it to another directory, and \
+                    recovery falls back to an older one and the log";
+                return Ok(planner.give_up(obstacle.to_owned()));
+            }
             let last_entry_id = end.map_or(0, |end| end.last_entry_id);
             let first_entry_id = checked.as_ref().and_then(WalChecked::first_entry_id).unwrap_or(1);
             return planner.finish(first_entry_id, last_entry_id);
@@ -150,7 +163,7 @@ pub fn plan_log<D: Directory + ?Sized>(
         let before = planner.steps.len();
         planner.answer(&as_planned, &verdict, checked.as_ref(), keep)?;
         if planner.steps.len() == before {
-            return Ok(planner.give_up(format!("no repair is known for this: {verdict}")));
+            return Ok(planner.give_up_log(&verdict, keep));
         }
     }
 }
@@ -370,6 +383,29 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
             self.move_away(as_planned, &file)?;
         }
         Ok(())
+    }
+
+    /// What a checkpoint requires and is gone, nothing brings back; and only people know whether the checkpoint
+    /// or the log counts for more.
+    fn give_up_log(self, verdict: &Verdict, keep: Keep) -> RepairPlan {
+        let Verdict::Corrupt(Corruption {
+            entry_id: next,
+            proof: Proof::RequiredByCheckpoint { entry_id, path },
+            ..
+        }) = verdict
+        else {
+            return self.give_up(format!("no repair is known for this: {verdict}"));
+        };
+        let moved = self.steps.iter().any(|step| matches!(step, RepairStep::MoveAway { .. }));
+        let newest = match keep {
+            Keep::Oldest if moved => ", see whether keeping the newest segments serves it",
+            _ => "",
+        };
+        self.give_up(format!(
+            "checkpoint {path} requires entry {entry_id}, and the log would end with entry {}: restore the \
+             missing segments{newest}, or move {path} to another directory to give it up",
+            next.saturating_sub(1)
+        ))
     }
 
     fn give_up(self, obstacle: String) -> RepairPlan {

@@ -5,7 +5,7 @@ use durability::formats::frame::{FrameHeader, FrameSeed};
 use durability::formats::header::{FileKind, Header, HeaderState, decode};
 use durability::formats::layout::{FRAME_HEADER_BYTES, HEADER_BYTES, MAGIC_FRAME, VERSION};
 use durability::formats::scan::{KnownEnd, Scanner, Step};
-use durability::inspect::{self, Dump, Role, Verdict, dump_file, inspect_file, inspect_log};
+use durability::inspect::{self, Checkpoints, Dump, Role, Verdict, dump_file, inspect_file, inspect_log};
 use durability::recordlog::{RecordLogOptions, RecordLogReadMode, RecordLogReader, RecordLogWriter};
 use durability::repair::{Keep, plan_log, plan_record_log};
 use durability::storage::{FlushPolicy, SeededEnvironment};
@@ -215,7 +215,9 @@ fn check_tool<D: Directory>(directory: &Arc<D>) {
         }
     }
     for keep in [Keep::Oldest, Keep::Newest] {
-        let Ok(plan) = plan_log(directory, keep, |check| check.scan_all()) else { continue };
+        let Ok(plan) = plan_log(directory, &Checkpoints::default(), keep, |check| check.scan_all()) else {
+            continue;
+        };
         assert_eq!(Ok(&plan.found), by_replay.as_ref());
         if let (true, Ok(end)) = (plan.found.is_accepted(), &end) {
             let kept = (plan.last_entry_id, plan.loss.is_none(), plan.obstacle.as_deref());

@@ -1,6 +1,8 @@
 //! Repair: what is kept is clean, what is taken out is all there, and nothing acknowledged goes unasked.
 
-use durability::inspect::Verdict;
+use durability::checkpoint::CheckpointFile;
+use durability::formats::header::{FileKind, Header, HeaderState, decode};
+use durability::inspect::{Checkpoints, Verdict};
 use durability::repair::{Keep, Loss, Repair, RepairPlan, RepairState, Repaired, plan_log};
 use durability::storage::{FlushPolicy, SeededEnvironment};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
@@ -74,12 +76,19 @@ fn replay(disk: &SimDisk, mode: WalReplayMode) -> (u64, PersistenceResult<()>) {
     (last, replayed.map(|_| ()))
 }
 
+/// The checkpoints beside the log.
+fn beside(disk: &SimDisk) -> Checkpoints {
+    let files: Vec<_> = disk.list_dir("").expect("lists");
+    let files: Vec<_> = files.into_iter().filter(|name| name.starts_with("state")).collect();
+    Checkpoints::read(disk, &files, &mut |_| {}).expect("reads")
+}
+
 fn plan(disk: &SimDisk, keep: Keep) -> RepairPlan {
-    plan_log(&Arc::new(disk.clone()), keep, |check| check.scan_all()).expect("a plan")
+    plan_log(&Arc::new(disk.clone()), &beside(disk), keep, |check| check.scan_all()).expect("a plan")
 }
 
 fn apply(disk: &SimDisk, keep: Keep, accepted: Option<&str>) -> PersistenceResult<Repaired> {
-    let repair = Repair::of_log(Arc::new(disk.clone()), keep, |check| check.scan_all())?;
+    let repair = Repair::of_log(Arc::new(disk.clone()), &beside(disk), keep, |check| check.scan_all())?;
     repair.apply(accepted, &mut |plan, folder, state| {
         let done = state == RepairState::Done;
         format!("{folder}: {done}: {}", plan.found).into_bytes()
@@ -211,14 +220,87 @@ fn a_copy_and_a_stranger_are_moved_away_and_cost_nothing() {
         read(&other, "wal/wal_1.log")
     };
     let disk = segments();
-    let header =
-        durability::formats::header::decode(durability::formats::header::FileKind::Segment, &stranger[..512]);
-    let durability::formats::header::HeaderState::Good(header) = header else { panic!("no header") };
+    let header = decode(FileKind::Segment, &stranger[..512]);
+    let HeaderState::Good(header) = header else { panic!("no header") };
     let mut stranger = stranger;
-    stranger[..512].copy_from_slice(&durability::formats::header::Header { file_id: 6, ..header }.encode());
+    stranger[..512].copy_from_slice(&Header { file_id: 6, ..header }.encode());
     disk.create_file("wal/wal_6.log").expect("creates").write_all(&stranger).expect("writes");
     let plan = self::plan(&disk, Keep::Oldest);
     assert_eq!((plan.loss.is_none(), plan.steps.len(), plan.last_entry_id), (true, 1, 10), "{plan:?}");
+}
+
+/// Puts a checkpoint of entry 1 beside the log that requires an entry of it.
+fn require(disk: &SimDisk, required_entry_id: u64) {
+    let header_of = |path: &str, kind| match decode(kind, &read(disk, path)[..512]) {
+        HeaderState::Good(header) => header,
+        other => panic!("no header: {other:?}"),
+    };
+    let identity = header_of("wal/wal_1.log", FileKind::Segment).identity;
+    CheckpointFile::new(Arc::new(disk.clone())).write_bytes("state", 1, b"a state").expect("writes");
+    let header = header_of("state", FileKind::Checkpoint);
+    let header = Header { identity, required_entry_id, ..header };
+    change(disk, "state", |bytes| bytes[..512].copy_from_slice(&header.encode()));
+}
+
+#[test]
+fn nothing_is_taken_out_of_a_log_that_would_end_before_what_a_checkpoint_requires() {
+    let nothing: Damage = ("nothing", |_| {}, 10);
+    let shorter: Damage = (
+        "the newest missing, and a tear before it",
+        |disk| {
+            disk.delete_durable("wal/wal_5.log").expect("deletes");
+            change(disk, "wal/wal_4.log", |bytes| bytes.truncate(bytes.len() - 1024));
+        },
+        7,
+    );
+    for (what, damage, last) in DAMAGES.iter().chain([&nothing, &shorter]) {
+        let disk = segments();
+        damage(&disk);
+        let without = plan(&disk, Keep::Oldest);
+        assert_eq!((without.last_entry_id, &without.obstacle), (*last, &None), "{what}");
+        // What is satisfied changes nothing.
+        require(&disk, *last);
+        let satisfied = plan(&disk, Keep::Oldest);
+        assert_eq!(format!("{satisfied:?}"), format!("{without:?}"), "{what}");
+
+        require(&disk, last + 1);
+        let (before, required) = (files(&disk, "wal"), beside(&disk).least_end());
+        let (_, end) = WalCheck::run_requiring(&Arc::new(disk.clone()), required, |check| check.scan_all());
+        let plan = plan(&disk, Keep::Oldest);
+        assert_eq!(plan.found, Verdict::of_log(&end).expect("a verdict"), "{what}");
+        assert!(!plan.found.is_accepted(), "{what}: {plan:?}");
+        assert_eq!((plan.steps.len(), plan.loss.is_none()), (0, true), "{what}: {plan:?}");
+        let obstacle = plan.obstacle.expect("an obstacle");
+        let expected = format!("state requires entry {}, and the log would end with entry {last}:", last + 1);
+        assert!(obstacle.contains(&expected), "{what}: {obstacle}");
+        for accepted in [None, Some(without.loss.to_string().as_str()), Some("none")] {
+            let error = apply(&disk, Keep::Oldest, accepted).expect_err("refused");
+            assert!(error.to_string().contains(&expected), "{what}: {error}");
+        }
+        assert_eq!((files(&disk, "wal"), disk.exists("repair-1")), (before, false), "{what}");
+    }
+}
+
+/// Which log's checkpoints count is known only when the files of another one are out of the folder.
+#[test]
+fn a_checkpoint_of_a_log_that_is_moved_away_requires_nothing_of_the_one_that_stays() {
+    let disk = segments();
+    let bytes = read(&disk, "wal/wal_5.log");
+    let HeaderState::Good(header) = decode(FileKind::Segment, &bytes[..512]) else { panic!("no header") };
+    let stranger = Header { identity: header.identity ^ 1, file_id: 6, ..header };
+    require(&disk, 1000);
+    change(&disk, "state", |bytes| {
+        let HeaderState::Good(header) = decode(FileKind::Checkpoint, &bytes[..512]) else {
+            panic!("no header")
+        };
+        let header = Header { identity: stranger.identity, ..header };
+        bytes[..512].copy_from_slice(&header.encode());
+    });
+    disk.create_file("wal/wal_6.log").expect("creates").write_all(&stranger.encode()).expect("writes");
+    change(&disk, "wal/wal_6.log", |file| file.extend_from_slice(&bytes[512..]));
+    let plan = plan(&disk, Keep::Oldest);
+    assert_eq!((plan.steps.len(), plan.obstacle, plan.last_entry_id), (1, None, 10));
+    assert_eq!(plan.loss.to_string(), "none");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! `durability repair`: takes out of a log what cannot be read, and keeps it beside.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Reading, Target, Usage, exit_code, progress, say};
-use super::verify::{check_log, kind_name};
+use super::look::{EXIT_CODES, Named, Reading, Target, Usage, checkpoints, exit_code, progress, say};
+use super::verify::{check_beside, kind_name};
 use crate::CORRUPT;
 use durability::formats::header::FileKind;
 use durability::inspect::{Verdict, inspect_file};
@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 /// Arguments of `durability repair`.
 #[derive(clap::Args)]
+#[command(mut_arg("path", |path| path.help(
+    "A directory with a log (the folder `wal` is in it), or a record log"
+)))]
 #[command(after_help = format!("A log with a torn tail needs no repair: opening it accepts the tail and goes on \
     elsewhere. Repair is for a log that is refused, and for strict readers.\n\nWithout --apply nothing is changed: \
     it prints what would be done, and which entries it would cost. With --apply, in this order: the writer's lock \
@@ -24,10 +27,11 @@ use std::sync::Arc;
     acknowledged entries are lost, --apply is refused unless --accept-loss names exactly the entries that the dry \
     run printed. Ids behind the end of a repaired log are given out again.\n\nBefore accepting a loss: is there a \
     replica, a backup, or a checkpoint that covers the damage? With a checkpoint, --keep newest keeps the segments \
-    behind the damage instead of those before it.\n\nExamples:\n  durability repair /var/lib/db\n  durability \
-    repair /var/lib/db --apply\n  durability repair /var/lib/db --apply --accept-loss 101-108\n\n{EXIT_CODES}\n\n\
-    The dry run exits with what it found. --apply exits with 0 when the log is clean afterwards, with 4 when it \
-    refuses."))]
+    behind the damage instead of those before it.\n\nThe checkpoints in the directory are read as by verify. Nothing \
+    is done while one of them requires more than the log would hold: restore what is missing, or move the checkpoint \
+    to another directory.\n\nExamples:\n  durability repair /var/lib/db\n  durability repair /var/lib/db --apply\n  durability repair /var/lib/db --apply --accept-loss 101-108\n\n{EXIT_CODES}\n\n\
+    The dry run exits with what it found. --apply exits with what verify says afterwards, 0 when all is \
+    clean, and with 4 when it refuses."))]
 pub struct Arguments {
     #[command(flatten)]
     named: Named,
@@ -134,18 +138,18 @@ fn repair_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<Exi
         Side::Oldest => Keep::Oldest,
         Side::Newest => Keep::Newest,
     };
+    let beside = checkpoints(directory, arguments.named.json)?;
     let bar = progress(arguments.named.json);
     let scan_all = |check: &WalCheck<Planned<FsDirectory>>| arguments.reading.scan_all(check, &bar);
     if !arguments.apply {
-        let plan = plan_log(directory, keep, scan_all)?;
+        let plan = plan_log(directory, &beside, keep, scan_all)?;
         bar.finish_and_clear();
         return dry_run(arguments, &plan, "log");
     }
-    let repair = Repair::of_log(Arc::clone(directory), keep, scan_all)?;
+    let repair = Repair::of_log(Arc::clone(directory), &beside, keep, scan_all)?;
     bar.finish_and_clear();
     apply(arguments, repair, "log", &mut || {
-        let (_, _, end) = check_log(directory, &arguments.reading, None, arguments.named.json);
-        Ok(Verdict::of_log(&end)?)
+        Ok(check_beside(directory, &arguments.reading, arguments.named.json)?.verdict)
     })
 }
 

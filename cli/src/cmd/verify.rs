@@ -4,7 +4,6 @@ use super::Failure;
 use super::inspect::checkpoint_line;
 use super::look::{EXIT_CODES, Named, Reading, Target, checkpoints, exit_code, progress, say, size};
 use durability::FsDirectory;
-use durability::error::PersistenceResult;
 use durability::formats::header::FileKind;
 use durability::inspect::{CheckpointReport, FileInspection, Verdict, inspect_file};
 use durability::walog::{LogEnd, WalCheck, WalChecked};
@@ -63,29 +62,37 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Reads a log with all threads.
-pub fn check_log(
+/// A log, and the checkpoints beside it.
+pub struct Verified {
+    /// The verdict about all of it.
+    pub verdict: Verdict,
+    checked: Option<WalChecked>,
+    file_bytes: u64,
+    end: Option<LogEnd>,
+    checkpoints: Vec<CheckpointReport>,
+}
+
+/// Reads the checkpoints beside a log, and the log with all threads.
+pub fn check_beside(
     directory: &Arc<FsDirectory>,
     reading: &Reading,
-    least_end: Option<(u64, String)>,
     quiet: bool,
-) -> (Option<WalChecked>, u64, PersistenceResult<LogEnd>) {
+) -> Result<Verified, Failure> {
+    let found = checkpoints(directory, quiet)?;
     let bar = progress(quiet);
     let mut file_bytes = 0;
-    let (checked, end) = WalCheck::run_requiring(directory, least_end, |check| {
+    let (checked, end) = WalCheck::run_requiring(directory, found.least_end(), |check| {
         file_bytes = check.file_bytes();
         reading.scan_all(check, &bar)
     });
     bar.finish_and_clear();
-    (checked, file_bytes, end)
+    let (checkpoints, verdict) = found.held_against(&Verdict::of_log(&end)?, checked.as_ref());
+    Ok(Verified { verdict, checked, file_bytes, end: end.ok(), checkpoints })
 }
 
 fn verify_log(arguments: &Arguments, directory: &Arc<FsDirectory>) -> Result<ExitCode, Failure> {
-    let quiet = arguments.named.json;
-    let found = checkpoints(directory, quiet)?;
-    let (checked, file_bytes, end) = check_log(directory, &arguments.reading, found.least_end(), quiet);
-    let (checkpoints, verdict) = found.held_against(&Verdict::of_log(&end)?, checked.as_ref());
-    let end = end.ok();
+    let Verified { verdict, checked, file_bytes, end, checkpoints } =
+        check_beside(directory, &arguments.reading, arguments.named.json)?;
     report(
         arguments,
         &Report {
