@@ -379,3 +379,56 @@ fn what_is_flushed_reaches_the_file_although_nobody_calls_again() {
         std::thread::yield_now();
     }
 }
+
+/// A batch that alone is more than may wait, and is small beside what is flushed beside others; or is not to be flushed.
+#[test]
+fn what_is_pending_is_flushed_where_it_alone_is_more_than_may_wait() {
+    for seed in 1..40 {
+        let flush_policy = [FlushPolicy::EveryN(2), FlushPolicy::Manual][seed as usize % 2];
+        let options = WalOptions {
+            in_flight_bytes_max: 2000,
+            backpressure: Backpressure::Refuse,
+            flush_policy,
+            ..options()
+        };
+        let disk = SimDisk::new(seed);
+        let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk), options).expect("opens");
+        let mut refused = 0;
+        while wal.last_entry_id() < 60 {
+            match wal.append_bytes(&vec![1; [300, 300, 300, 300, 2500][wal.last_entry_id() as usize % 5]]) {
+                Ok(_) => refused = 0,
+                Err(error) => refused += count_refusal(&error),
+            }
+            assert!(refused < 1000, "{flush_policy:?}, seed {seed}: it is refused for ever");
+        }
+    }
+}
+
+/// What a full device has refused stays appended; when all that may wait is that, somebody has to try again.
+#[test]
+fn a_log_that_is_full_of_refused_entries_goes_on_when_there_is_space() {
+    let options =
+        || WalOptions { in_flight_bytes_max: 2000, backpressure: Backpressure::Refuse, ..options() };
+    for by_ticket in [true, false] {
+        let disk = SimDisk::new(1);
+        let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options()).expect("opens");
+        disk.limit_capacity(Some(0));
+        let append = |bytes: &[u8]| match by_ticket {
+            true => wal.submit_bytes(bytes).and_then(|ticket| ticket.wait()),
+            false => wal.append_bytes(bytes),
+        };
+        let refused = (0..9).filter(|_| append(&[1; 600]).is_err()).count();
+        assert!(refused >= 5 && wal.last_entry_id() >= 4, "there is no space, and it is full");
+        disk.limit_capacity(None);
+        let began = std::time::Instant::now();
+        while append(&[1; 600]).is_err() {
+            assert!(began.elapsed().as_secs() < 20, "by ticket: {by_ticket}: it is refused for ever");
+            std::thread::yield_now();
+        }
+        wal.flush_and_sync().expect("syncs");
+        let last = wal.last_entry_id();
+        wal.close().expect("closes");
+        let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.after_kill()));
+        assert_eq!(reader.replay_bytes(WalReplayMode::Strict).expect("reads").len() as u64, last);
+    }
+}
