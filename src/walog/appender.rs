@@ -78,7 +78,9 @@ struct Current {
     offset: u64,
     /// Where the last frame that is no seal ends.
     content_offset: u64,
-    /// A seal of [`seal`](Appender::seal) stands behind it.
+    /// Where the last block ends that was filled.
+    filled_to: u64,
+    /// A seal of [`seal`](Appender::seal) stands behind the last frame that is none.
     is_attested: bool,
     /// Below this, in bytes, writing does not find the device full; `u64::MAX`: nobody asks.
     reserved: u64,
@@ -286,8 +288,11 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Gives a batch to the current segment's file, whose completion somebody else collects and tells with
     /// [`progress`](Self::progress). Room was made before; a refusal poisons.
     pub(crate) fn begin(&mut self, batch: Batch, effect: Effect, commit_id: u64) -> PersistenceResult<()> {
+        let is_filled = effect == Effect::Flushed && self.options.filler_bytes(batch.frame_bytes()) > 0;
         let mut frames = self.place(batch)?;
-        self.fill_block(&mut frames, effect);
+        if is_filled {
+            self.fill_block(&mut frames);
+        }
         self.submit(frames, effect, commit_id)
     }
 
@@ -530,6 +535,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             seed: FrameSeed::new(salt),
             offset,
             content_offset: offset,
+            filled_to: offset,
             is_attested: false,
             reserved: if grows && !planted::on("skip_reserve") { bytes.max(offset) } else { u64::MAX },
             opening: Some(opening),
