@@ -187,7 +187,11 @@ room_is_asked_for_once | it | room::a_batch_that_outgrows_the_space_while_room_i
 latch_never_trips | it | room::a_disk_that_is_full_among_zeros_poisons_and_whoever_opens_the_log_goes_on
 opening_takes_a_seals_place | it | room::there_is_space_for_the_seals_of_an_idle_log_and_of_its_end_whatever_stands_before
 room_is_asked_for_bit_by_bit | it | room::room_is_made_again_and_again_but_not_for_each_that_comes_meanwhile
-never_fill_blocks | it | flushing::a_large_flush_ends_with_a_block_where_writes_are_direct
+full_is_left_alone | it | flushing::what_is_pending_is_flushed_where_it_alone_is_more_than_may_wait
+late_seal_attests | it | attesting::what_is_attested_behind_a_refused_commit_is_although_the_log_has_gone_on_in_another_segment
+never_fill_blocks | it | flushing::a_large_flush_ends_with_a_block
+fill_direct_alone | it | flushing::what_one_owner_writes_depends_neither_on_how_nor_on_how_fast_the_disk_takes_it
+no_room_for_fillers | it | room::there_is_space_for_the_seals_of_an_idle_log_and_of_its_end_whatever_stands_before
 filler_attests | it | flushing::what_fills_a_block_attests_no_entry
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow
 grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full

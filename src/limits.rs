@@ -33,7 +33,8 @@ pub const FLUSH_BYTES_MAX: usize = 256 << 10;
 /// What file systems allocate at once, at least, in bytes.
 pub const FILE_BLOCK_BYTES: u64 = 4096;
 
-/// Least size of a flush whose last block is filled, in bytes: what is filled is small beside it.
+/// Least size of a flush by itself whose last block is filled, in bytes: what is filled is small beside it. In a stream
+/// of them a block is filled each [`FLUSH_BYTES_MAX`].
 pub const FILLED_FLUSH_BYTES_MIN: usize = 32 << 10;
 
 /// Flushes that nobody waits for, in flight at once, from which on only large ones begin: a disk that is busy takes
@@ -161,6 +162,7 @@ const _: () = {
     assert!(PREPARED_SEGMENTS_DEFAULT >= 1 && PREPARED_SEGMENTS_DEFAULT <= PREPARED_SEGMENTS_MAX);
     assert!(CHECKPOINT_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(CHECKPOINTS_KEPT_DEFAULT >= 1);
+    assert!(FILE_BLOCK_BYTES % FRAME_ALIGNMENT_MAX as u64 == 0);
     assert!(
         FILLED_FLUSH_BYTES_MIN as u64 >= 8 * FILE_BLOCK_BYTES
             && FILLED_FLUSH_BYTES_MIN <= BUFFER_BYTES_DEFAULT

@@ -31,6 +31,7 @@ impl<D: Directory + ?Sized> Appender<D> {
             seed,
             offset,
             content_offset,
+            filled_to: offset,
             is_attested: false,
             reserved,
             opening,

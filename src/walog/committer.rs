@@ -183,7 +183,13 @@ impl<D: Directory + ?Sized> Committer<D> {
             }
             let result = match queue.full() {
                 Some((bytes, bytes_max)) if queue.options.backpressure == Backpressure::Refuse => {
-                    return Err(PersistenceError::WouldBlock { bytes, bytes_max });
+                    if !queue.is_stuck() {
+                        return Err(PersistenceError::WouldBlock { bytes, bytes_max });
+                    }
+                    let (last, seen) = (queue.pending.next_entry_id() - 1, queue.refusals());
+                    self.begin_flush(queue, last, seen)?;
+                    queue = self.queue();
+                    continue;
                 }
                 Some(_) => None,
                 None => Some(queue.push_all(count, &mut push)),

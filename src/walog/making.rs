@@ -77,7 +77,7 @@ impl Recipe {
 fn whole_bytes(options: &WalOptions) -> u64 {
     let alignment = u64::from(options.frame_alignment);
     let whole = options.segment_bytes_max.min(u64::MAX / 2).div_ceil(alignment) * alignment + 2 * alignment;
-    if options.preallocate_bytes == 0 { 0 } else { whole }
+    if options.preallocate_bytes == 0 { 0 } else { whole + options.filler_bytes(whole) }
 }
 
 /// A segment in the making.

@@ -201,6 +201,12 @@ impl WalOptions {
         let alignment = u64::from(self.frame_alignment);
         self.preallocate_bytes.min(self.segment_bytes_max) / alignment * alignment
     }
+
+    /// What fills the block behind a flush of so many bytes, in bytes, at most.
+    pub(crate) fn filler_bytes(&self, flush_bytes: u64) -> u64 {
+        let is_filled = flush_bytes >= limits::FILLED_FLUSH_BYTES_MIN as u64;
+        if is_filled { limits::FILE_BLOCK_BYTES - u64::from(self.frame_alignment) } else { 0 }
+    }
 }
 
 /// Calls an observer whose panic must stay there: it may be anybody's thread, in the middle of a commit.

@@ -346,7 +346,9 @@ impl Queue {
             return false;
         }
         let Some(bytes_left) = self.room.bytes_left else { return true };
-        self.pending.frame_bytes() > bytes_left.min(self.room.reserved_bytes_left)
+        let frame_bytes = self.pending.frame_bytes();
+        frame_bytes > bytes_left
+            || frame_bytes + self.options.filler_bytes(frame_bytes) > self.room.reserved_bytes_left
             || self.room.old_at.is_some_and(|old_at| self.options.environment.elapsed() >= old_at)
     }
 

@@ -4,7 +4,9 @@ use crate::damage::{Outcome, contents, outcome_in, payload, replace};
 use crate::power_cut::{check, must};
 use durability::storage::FlushPolicy;
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
-use durability::walog::{SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::walog::{
+    PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter,
+};
 use durability::{Directory, FsDirectory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -196,4 +198,28 @@ fn no_power_cut_loses_what_a_log_that_attests_when_idle_acknowledged() {
         let options = SimOptions { seed, images_per_point: 6, ..SimOptions::default() };
         must(check_crashes(&disk, &options, check), seed);
     }
+}
+
+/// A log that goes on in a segment which then cannot grow has its last entries in the one before.
+#[test]
+fn what_is_attested_behind_a_refused_commit_is_although_the_log_has_gone_on_in_another_segment() {
+    let (disk, hand) = (SimDisk::new(1), PrepareHand::new());
+    disk.keep_reserved();
+    let options = WalOptions {
+        segment_bytes_max: 64 << 10,
+        preallocate_bytes: 4096,
+        prepare_ahead: PrepareAhead::ByHand(hand.clone()),
+        ..options()
+    };
+    let directory = Arc::new(disk.clone());
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::clone(&directory), options).expect("opens");
+    wal.prepare_ahead().expect("is told who prepares");
+    assert_eq!(wal.append_bytes_durable(&payload(1)).expect("commits"), 1);
+    while hand.step() {}
+    disk.limit_capacity(Some(disk.used_bytes()));
+    let full = wal.append_bytes_durable(&[7; 200_000]).expect_err("no segment has room for it");
+    assert!(full.is_out_of_space(), "{full}");
+    assert_eq!(wal.rotations(), 1, "the log has gone on");
+    wal.attest().expect("attests");
+    assert_eq!(attested(&Arc::new(disk.after_kill())), (1, 1));
 }

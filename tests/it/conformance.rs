@@ -120,6 +120,17 @@ fn write_log(directory: &Arc<dyn Directory>, entries: u64) {
     wal.close().expect("closes");
 }
 
+/// Goes on in flushes of which several are in flight, and in large ones.
+fn write_stream(directory: &Arc<dyn Directory>) {
+    let options = WalOptions { segment_bytes_max: 1 << 20, ..options() };
+    let mut wal = WalWriter::<()>::open_with(Arc::clone(directory), options).expect("opens");
+    for bytes in (0..120).map(|entry| 9000 + 10 * entry).chain([40_000, 300_000]) {
+        wal.append_bytes(&vec![7; bytes]).expect("appends");
+    }
+    wal.append_bytes(&[8; 50_000]).and_then(|_| wal.flush()).expect("flushes");
+    wal.close().expect("closes");
+}
+
 fn read_log(directory: &Arc<dyn Directory>) -> u64 {
     let reader = WalReader::<()>::new(Arc::clone(directory));
     let records = reader.replay_bytes(WalReplayMode::Strict).expect("replays");
@@ -157,6 +168,7 @@ fn identical_appends_make_identical_bytes_on_every_backend() {
         let Some(instance) = kind.make() else { continue };
         write_log(&instance.directory, 40);
         write_log(&instance.directory, 3);
+        write_stream(&instance.directory);
         let found = files(&instance.directory);
         assert!(found.len() > 3);
         match &reference {
@@ -168,6 +180,7 @@ fn identical_appends_make_identical_bytes_on_every_backend() {
     let memory = Kind::Memory.make().expect("memory");
     write_log(&memory.directory, 40);
     write_log(&memory.directory, 3);
+    write_stream(&memory.directory);
     let (memory, reference) = (files(&memory.directory), reference.expect("a durable backend"));
     let shape = |files: &BTreeMap<String, Vec<u8>>| {
         files.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect::<Vec<_>>()

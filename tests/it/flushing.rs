@@ -3,15 +3,15 @@
 
 use crate::damage::{Frame, contents, frames};
 use crate::power_cut::{campaign, check, must, payload, seeds};
-use durability::PersistenceError;
 use durability::formats::frame::FrameKind;
 use durability::limits::FLUSHES_IN_FLIGHT_MAX;
-use durability::storage::FlushPolicy;
+use durability::storage::{FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{
     Backpressure, PrepareAhead, PrepareHand, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter,
 };
+use durability::{Directory, PersistenceError};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -279,11 +279,8 @@ fn what_nobody_commits_to_is_not_written_twice() {
 }
 
 /// The frames of a log's only segment after small and large flushes, and its last entry.
-fn frames_of_flushes(is_direct: bool, attested: bool) -> (Vec<Frame>, u64) {
+fn frames_of_flushes(attested: bool) -> (Vec<Frame>, u64) {
     let disk = SimDisk::new(1);
-    if is_direct {
-        disk.write_directly();
-    }
     let options = WalOptions { flush_policy: FlushPolicy::Manual, ..options() };
     let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
     for bytes in [100, 40_000, 33_000, 5000, 50_001] {
@@ -297,22 +294,20 @@ fn frames_of_flushes(is_direct: bool, attested: bool) -> (Vec<Frame>, u64) {
 }
 
 #[test]
-fn a_large_flush_ends_with_a_block_where_writes_are_direct() {
-    for is_direct in [false, true] {
-        let (frames, _) = frames_of_flushes(is_direct, false);
-        let data: Vec<_> = frames.iter().filter(|frame| frame.kind == FrameKind::Data).collect();
-        assert_eq!(data.len(), 5);
-        for pair in data.windows(2) {
-            let (end, next) = (pair[0].offset + pair[0].bytes, pair[1].offset);
-            let filled = is_direct && pair[0].bytes >= 32 << 10;
-            assert_eq!(next, if filled { end.next_multiple_of(4096) } else { end });
-        }
+fn a_large_flush_ends_with_a_block() {
+    let (frames, _) = frames_of_flushes(false);
+    let data: Vec<_> = frames.iter().filter(|frame| frame.kind == FrameKind::Data).collect();
+    assert_eq!(data.len(), 5);
+    for pair in data.windows(2) {
+        let (end, next) = (pair[0].offset + pair[0].bytes, pair[1].offset);
+        let is_large = pair[0].bytes >= 32 << 10;
+        assert_eq!(next, if is_large { end.next_multiple_of(4096) } else { end });
     }
 }
 
 #[test]
 fn what_fills_a_block_attests_no_entry() {
-    let (frames, last_entry_id) = frames_of_flushes(true, true);
+    let (frames, last_entry_id) = frames_of_flushes(true);
     let [.., filler, seal] = &frames[..] else { panic!("{frames:?}") };
     assert_eq!((filler.kind, filler.durable_entry_id), (FrameKind::Seal, 0));
     assert_eq!((seal.kind, seal.durable_entry_id), (FrameKind::Seal, last_entry_id));
@@ -377,5 +372,97 @@ fn what_is_flushed_reaches_the_file_although_nobody_calls_again() {
     while count() < 4 {
         assert!(began.elapsed().as_secs() < 20, "it never began");
         std::thread::yield_now();
+    }
+}
+
+/// The files of a log that one owner wrote and closed, on a disk that completes flushes in the order of its seed.
+fn bytes_written(seed: u64, is_direct: bool) -> Vec<Vec<u8>> {
+    let disk = SimDisk::new(seed);
+    if is_direct {
+        disk.write_directly();
+    }
+    let options = WalOptions {
+        segment_bytes_max: 1 << 20,
+        environment: Arc::new(SeededEnvironment::new(1)),
+        ..WalOptions::default()
+    };
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+    for round in 0..60u32 {
+        for _ in 0..64 {
+            wal.append_bytes(&vec![round as u8; 300 + round as usize * 7]).expect("appends");
+        }
+        if round % 20 == 19 {
+            wal.flush_and_sync().expect("syncs");
+        }
+    }
+    wal.close().expect("closes");
+    let mut names = disk.list_dir("wal").expect("lists");
+    names.retain(|name| name.ends_with(".log"));
+    names.sort();
+    names.iter().map(|name| contents(&disk, &format!("wal/{name}"))).collect()
+}
+
+#[test]
+fn what_one_owner_writes_depends_neither_on_how_nor_on_how_fast_the_disk_takes_it() {
+    let reference = bytes_written(1, false);
+    let is_seal = |frame: &Frame| frame.kind == FrameKind::Seal;
+    let seals = reference.iter().map(|bytes| frames(bytes).iter().filter(|frame| is_seal(frame)).count());
+    let seals: usize = seals.sum();
+    assert!(reference.len() > 1 && seals > 2 * reference.len(), "blocks are filled");
+    for (seed, is_direct) in [(2, false), (1, true), (2, true), (3, true)] {
+        assert!(bytes_written(seed, is_direct) == reference, "seed {seed}, direct: {is_direct}");
+    }
+}
+
+/// A batch that alone is more than may wait, and is small beside what is flushed beside others; or is not to be flushed.
+#[test]
+fn what_is_pending_is_flushed_where_it_alone_is_more_than_may_wait() {
+    for seed in 1..40 {
+        let flush_policy = [FlushPolicy::EveryN(2), FlushPolicy::Manual][seed as usize % 2];
+        let options = WalOptions {
+            in_flight_bytes_max: 2000,
+            backpressure: Backpressure::Refuse,
+            flush_policy,
+            ..options()
+        };
+        let disk = SimDisk::new(seed);
+        let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk), options).expect("opens");
+        let mut refused = 0;
+        while wal.last_entry_id() < 60 {
+            match wal.append_bytes(&vec![1; [300, 300, 300, 300, 2500][wal.last_entry_id() as usize % 5]]) {
+                Ok(_) => refused = 0,
+                Err(error) => refused += count_refusal(&error),
+            }
+            assert!(refused < 1000, "{flush_policy:?}, seed {seed}: it is refused for ever");
+        }
+    }
+}
+
+/// What a full device has refused stays appended; when all that may wait is that, somebody has to try again.
+#[test]
+fn a_log_that_is_full_of_refused_entries_goes_on_when_there_is_space() {
+    let options =
+        || WalOptions { in_flight_bytes_max: 2000, backpressure: Backpressure::Refuse, ..options() };
+    for by_ticket in [true, false] {
+        let disk = SimDisk::new(1);
+        let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options()).expect("opens");
+        disk.limit_capacity(Some(0));
+        let append = |bytes: &[u8]| match by_ticket {
+            true => wal.submit_bytes(bytes).and_then(|ticket| ticket.wait()),
+            false => wal.append_bytes(bytes),
+        };
+        let refused = (0..9).filter(|_| append(&[1; 600]).is_err()).count();
+        assert!(refused >= 5 && wal.last_entry_id() >= 4, "there is no space, and it is full");
+        disk.limit_capacity(None);
+        let began = std::time::Instant::now();
+        while append(&[1; 600]).is_err() {
+            assert!(began.elapsed().as_secs() < 20, "by ticket: {by_ticket}: it is refused for ever");
+            std::thread::yield_now();
+        }
+        wal.flush_and_sync().expect("syncs");
+        let last = wal.last_entry_id();
+        wal.close().expect("closes");
+        let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.after_kill()));
+        assert_eq!(reader.replay_bytes(WalReplayMode::Strict).expect("reads").len() as u64, last);
     }
 }

@@ -205,8 +205,8 @@ impl SimDisk {
         self.world().knobs.in_flight_max = Some(commits_max.max(1));
     }
 
-    /// From now on files say that they write past a page cache ([`CommitStrategy::DirectDsync`]): writers lay out
-    /// for that what they write.
+    /// From now on files say that they write past a page cache ([`CommitStrategy::DirectDsync`]): nothing that is
+    /// written may depend on it.
     ///
     /// [`CommitStrategy::DirectDsync`]: crate::storage::CommitStrategy::DirectDsync
     pub fn write_directly(&self) {

@@ -44,7 +44,8 @@ impl<D: Directory + ?Sized> Appender<D> {
 
     /// Whether a frame of `frame_bytes`, and the seals behind it, reach beyond what the current segment has.
     pub(super) fn needs_growth(&self, frame_bytes: u64) -> bool {
-        let needed = |current: &Current| current.offset + frame_bytes + self.control_bytes();
+        let around = self.control_bytes() + self.filler_bytes(frame_bytes);
+        let needed = |current: &Current| current.offset + frame_bytes + around;
         self.current.as_ref().is_some_and(|current| needed(current) > current.reserved)
     }
 
@@ -68,10 +69,11 @@ impl<D: Directory + ?Sized> Appender<D> {
     /// Asks for space for a frame of `frame_bytes` and the seals behind it, so that running out of space is met
     /// before anything of the frame is written. Nothing is in flight.
     fn grow(&mut self, frame_bytes: u64, spare_bytes: u64) -> PersistenceResult<()> {
-        let (control_bytes, is_streaming) = (self.control_bytes(), self.is_streaming());
-        let cap = self.options.segment_bytes_max.saturating_add(control_bytes);
+        let (around, is_streaming) =
+            (self.control_bytes() + self.filler_bytes(frame_bytes), self.is_streaming());
+        let cap = self.options.segment_bytes_max.saturating_add(around);
         let Some(current) = &mut self.current else { return Ok(()) };
-        let needed = current.offset + frame_bytes + control_bytes;
+        let needed = current.offset + frame_bytes + around;
         let filled = self.options.zero_filled_bytes();
         let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
         let end = needed.max(current.reserved.saturating_add(step).min(cap));

@@ -17,11 +17,15 @@ impl<D: Directory + ?Sized> Appender<D> {
         let Some(file) = self.file().cloned() else { return Ok(()) };
         self.afloat.make_ready(file.as_ref());
         self.collect_afloat(Wait::Never)?;
-        let frames = self.place(batch)?;
+        let is_filled = self.fills_in_stream(batch.frame_bytes());
+        let mut frames = self.place(batch)?;
+        if is_filled {
+            self.fill_block(&mut frames);
+        }
         let outbox_bytes = self.afloat.put(frames);
         let is_full = self.afloat.is_full(file.as_ref(), self.options.in_flight_bytes_max);
         let waits = is_full || self.afloat.is_busy();
-        if waits && outbox_bytes < FLUSH_BYTES_MAX {
+        if waits && !is_filled && outbox_bytes < FLUSH_BYTES_MAX {
             return Ok(());
         }
         self.send_afloat(file.as_ref())
@@ -29,8 +33,7 @@ impl<D: Directory + ?Sized> Appender<D> {
 
     /// Begins whatever was left for later, when there is a place.
     fn send_afloat(&mut self, file: &dyn CommitFile) -> PersistenceResult<()> {
-        let Some(mut frames) = self.afloat.take() else { return Ok(()) };
-        self.fill_block(&mut frames, Effect::Flushed);
+        let Some(frames) = self.afloat.take() else { return Ok(()) };
         while self.afloat.is_full(file, self.options.in_flight_bytes_max) {
             self.collect_afloat(Wait::Forever)?;
         }

@@ -57,6 +57,9 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
             queue.check()?;
         }
         if let Some((bytes, bytes_max)) = queue.full() {
+            let owner = if queue.is_stuck() { queue.want_pending() } else { None };
+            drop(queue);
+            owner.into_iter().for_each(|owner| owner.unpark());
             return Err(PersistenceError::WouldBlock { bytes, bytes_max });
         }
         let first = match queue.push_all(count, &mut push) {

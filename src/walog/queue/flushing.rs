@@ -8,6 +8,7 @@ use crate::framing::reserve;
 use crate::limits::{FLUSH_BYTES_MAX, FLUSHES_BUSY, FLUSHES_IN_FLIGHT_MAX};
 use crate::planted;
 use crate::storage::{CommitBuffer, Effect, FlushPolicy};
+use crate::sync::thread::Thread;
 use crate::walog::options::WalOptions;
 use std::time::Duration;
 
@@ -33,6 +34,21 @@ impl Queue {
             && (self.flights.len() < FLUSHES_BUSY || self.pending.payload_bytes() >= self.pile_bytes_max())
             && self.flights.iter().all(|flight| flight.effect == Effect::Flushed)
             && (self.flights.is_empty() || !self.needs_room())
+    }
+
+    /// Whether what is pending is in nobody's hands, although a flush of it could begin: a batch that alone is more than
+    /// may wait was left for a later append, or commits of it were refused. Where it fills the log, no append comes.
+    pub fn is_stuck(&self) -> bool {
+        self.flights.is_empty()
+            && !self.pending.is_empty()
+            && self.can_begin_flush()
+            && !planted::on("full_is_left_alone")
+    }
+
+    /// The owner commits what is pending, though no ticket waits for it. Answers whom to wake.
+    pub fn want_pending(&mut self) -> Option<Thread> {
+        self.wanted_entry_id = self.pending.next_entry_id() - 1;
+        self.call_owner()
     }
 
     /// Leaves a flush that is due, and cannot begin, to a later append; `false` where enough is pending. So what the
