@@ -193,6 +193,7 @@ never_fill_blocks | it | flushing::a_large_flush_ends_with_a_block
 fill_direct_alone | it | flushing::what_one_owner_writes_depends_neither_on_how_nor_on_how_fast_the_disk_takes_it
 no_room_for_fillers | it | room::there_is_space_for_the_seals_of_an_idle_log_and_of_its_end_whatever_stands_before
 filler_attests | it | flushing::what_fills_a_block_attests_no_entry
+filler_attests_flushed | it | flushing::no_power_cut_beside_filled_blocks_loses_what_was_acknowledged
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow
 grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full
 streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on

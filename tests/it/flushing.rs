@@ -349,6 +349,37 @@ fn no_power_cut_of_a_stream_loses_or_invents_anything() {
     });
 }
 
+/// Flushes whose last block is filled, beside small ones and commits: seals are torn, or survive without their frame.
+#[test]
+fn no_power_cut_beside_filled_blocks_loses_what_was_acknowledged() {
+    campaign("filled blocks", seeds(3), |seed| {
+        let (disk, mut random) = (SimDisk::new(seed), crate::power_cut::Random(seed));
+        let options = WalOptions {
+            segment_bytes_max: [40_000, 100_000, 1 << 20][random.below(3) as usize],
+            preallocate_bytes: [0, 4096][random.below(2) as usize],
+            frame_alignment: [512, 1024, 2048][random.below(3) as usize],
+            flush_policy: FlushPolicy::Manual,
+            ..options()
+        };
+        let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(disk.clone()), options).expect("opens");
+        for _ in 0..12 {
+            let next = wal.last_entry_id() + 1;
+            let entries = [1, 90, 90, 120][random.below(4) as usize];
+            let batch: Vec<_> = (next..next + entries).map(payload).collect();
+            wal.append_batch_bytes(&batch).expect("appends");
+            match random.below(6) {
+                0 => wal.flush_and_sync().expect("syncs"),
+                1 => wal.attest().expect("attests"),
+                _ => wal.flush().expect("flushes"),
+            }
+            disk.mark(wal.durable_entry_id());
+        }
+        drop(wal);
+        let crashes = SimOptions { seed, images_per_point: 4, ..SimOptions::default() };
+        must(check_crashes(&disk, &crashes, check), seed)
+    });
+}
+
 /// On a ring a flush begins when it is submitted, not when somebody waits.
 #[cfg(target_os = "linux")]
 #[test]

@@ -48,7 +48,9 @@ impl<D: Directory + ?Sized> Appender<D> {
         buffer.truncate(range.end);
         while current.offset < end {
             let seal = Control::Seal(Seal { reason: SealReason::Idle, successor_id: 0, successor_salt: 0 });
-            let (next_entry_id, durable) = (*last_entry_id + 1, self.durable_entry_id);
+            let durable =
+                if planted::on("filler_attests_flushed") { *last_entry_id } else { self.durable_entry_id };
+            let next_entry_id = *last_entry_id + 1;
             push_control(buffer, seal, current.offset, current.seed, alignment, next_entry_id, durable);
             current.offset += (buffer.len() - range.end) as u64;
             range.end = buffer.len();
