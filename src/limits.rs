@@ -87,6 +87,9 @@ pub const ZERO_FILL_BYTES: usize = 1 << 20;
 /// have to wait behind.
 pub const PREPARE_CHUNK_BYTES: usize = if cfg!(durability_shuttle) { 4096 } else { 256 << 10 };
 
+/// From how many bytes on the page cache is asked to write back what was flushed into it.
+pub const WRITE_BACK_BYTES: u64 = 256 << 10;
+
 /// Bytes written for each durable commit, in a segment, from which on zero-filling the next one costs the disk more
 /// than it saves those commits.
 pub const STREAM_BYTES_PER_COMMIT: u64 = 256 << 10;

@@ -31,6 +31,7 @@ pub mod memory;
 pub mod std_fs;
 #[cfg(test)]
 mod tests;
+mod write_back;
 
 pub use choice::{Backend, BackendOptions, BackendReason, OpenBackend, io_uring_support};
 

@@ -110,12 +110,22 @@ pub struct FileOptions {
     /// Commits go past the page cache where that can be had, because it is not to be believed: after a failed
     /// write-back it may hold pages, and a file system may hold notes about them, that the disk contradicts.
     pub uncached: bool,
+    /// Most commits will be large, flushed only, and waited for by nobody: a backend that has the choice takes the
+    /// page cache, which takes them faster than the disk does.
+    pub streamed: bool,
 }
 
 impl FileOptions {
     /// A new file.
     pub fn create_new() -> Self {
-        Self { create_new: true, zero_filled_bytes: 0, lock: false, alignment: 1, uncached: false }
+        Self {
+            create_new: true,
+            zero_filled_bytes: 0,
+            lock: false,
+            alignment: 1,
+            uncached: false,
+            streamed: false,
+        }
     }
 
     /// A file that exists.
@@ -138,6 +148,12 @@ impl FileOptions {
     /// Past the page cache, where that can be had.
     pub fn uncached(mut self) -> Self {
         self.uncached = true;
+        self
+    }
+
+    /// For commits that nobody waits for.
+    pub fn streamed(mut self) -> Self {
+        self.streamed = true;
         self
     }
 

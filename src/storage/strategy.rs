@@ -41,6 +41,8 @@ pub enum StrategyReason {
     Requested,
     /// The best of what the file takes, by rule; nothing was measured.
     Rule,
+    /// It is for commits that nobody waits for ([`FileOptions::streamed`](super::FileOptions::streamed)).
+    Streamed,
     /// It was measured in this directory.
     Measured(Calibration),
     /// Measuring failed; the rule decided.
@@ -78,6 +80,7 @@ impl fmt::Display for StrategyReason {
             Self::Only => f.write_str("the backend knows no other"),
             Self::Requested => f.write_str("it was asked for"),
             Self::Rule => f.write_str("the best of what the file takes, by rule"),
+            Self::Streamed => f.write_str("most of what is written here is waited for by nobody"),
             Self::Measured(calibration) => calibration.fmt(f),
             Self::NotMeasured { why } => write!(f, "by rule, because it could not be measured: {why}"),
         }

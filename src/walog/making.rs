@@ -180,6 +180,7 @@ impl Making {
         let Recipe { in_steps, asks_only, .. } = self.recipe;
         let at_once = if in_steps || asks_only { 0 } else { self.recipe.fill_bytes };
         let options = FileOptions::create_new().aligned(self.recipe.frame_alignment).zero_filled(at_once);
+        let options = if asks_only { options.streamed() } else { options };
         let options = if planted::on("prepare_unlocked") { options } else { options.locked() };
         let file = open_commit_file(directory, &self.path, &options)
             .map_err(|error| if planted::on("full_disk_is_fatal") { latch.trip(error) } else { error })?;

@@ -21,6 +21,7 @@ use super::overlap::Overlap;
 use super::pool::Pool;
 use super::ring::{Attached, Finished, Locked, Request, Ring, Shape};
 use crate::backends::check_extent;
+use crate::backends::write_back::WriteBack;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use crate::storage::{
@@ -74,6 +75,7 @@ pub struct UringFile {
     drive: Drive,
     reason: StrategyReason,
     latch: Latch,
+    pages: WriteBack,
     /// Where threads wait for a completion or the reaper role.
     turn: Condvar,
     ring: Attached<Meta, Ledger>,
@@ -136,6 +138,7 @@ impl UringFile {
             drive,
             reason: StrategyReason::Rule,
             latch: Latch::new(),
+            pages: WriteBack::default(),
             turn: Condvar::new(),
             ring: Attached::new(ring, file, drive.shape(), pool, ledger),
         }
@@ -164,6 +167,20 @@ impl UringFile {
             return misplaced("buffer", address, memory);
         }
         Ok(())
+    }
+
+    /// Has the page cache, where this file goes through it, write back what was flushed before this commit.
+    fn write_back(&self, commit: &Commit) {
+        if self.drive.strategy != CommitStrategy::LinkedWriteSync {
+            return;
+        }
+        if commit.effect == Effect::Flushed {
+            self.pages.begin(self.ring.file());
+        }
+        self.pages.flushed(commit.offset..commit.offset + commit.range.len() as u64);
+        if commit.effect == Effect::Durable {
+            self.pages.synced();
+        }
     }
 
     fn goal(&self, effect: Effect, ledger: &Ledger) -> Goal {
@@ -422,6 +439,7 @@ impl CommitFile for UringFile {
         if let Err(error) = self.check(&commit) {
             return Submitted::Refused { commit, error };
         }
+        self.write_back(&commit);
         let mut locked = self.ring.lock();
         if let Err(error) = self.latch.check(0) {
             return Submitted::Refused { commit, error };

@@ -157,6 +157,11 @@ impl UringDirectory {
         if self.options.strategy.is_some() {
             return self.open_as(path, options, self.options.strategy);
         }
+        if options.streamed && !options.uncached {
+            // Direct writes into blocks that were never written are done one after the other.
+            let file = self.files.open_for_commits(path, options)?;
+            return Ok(Box::new(StdFile::new(file, path).because(StrategyReason::Streamed)));
+        }
         // Whoever opens a file that exists may only want to read, or to mend a few bytes.
         if self.options.calibrate && options.create_new {
             self.measured.get_or_init(|| self.measure(path, options));

@@ -7,6 +7,7 @@
 //! wrote; after the first failed write or sync nothing is written any more; no lock is held during I/O.
 
 use crate::backends::check_extent;
+use crate::backends::write_back::WriteBack;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits::ZERO_FILL_BYTES;
 use crate::planted;
@@ -206,6 +207,7 @@ pub struct StdFile {
     path: String,
     reason: StrategyReason,
     latch: Latch,
+    pages: WriteBack,
     slot: Mutex<Slot>,
     /// Signalled when `slot` leaves `Busy` while somebody waits for that.
     changed: Condvar,
@@ -240,6 +242,7 @@ impl StdFile {
             path: path.to_owned(),
             reason: StrategyReason::Only,
             latch: Latch::new(),
+            pages: WriteBack::default(),
             slot: Mutex::new(slot),
             changed: Condvar::new(),
         }
@@ -295,9 +298,12 @@ impl StdFile {
         };
         written
             .map_err(|(at, source)| PersistenceError::io("write", self.path.as_str(), Some(at), source))?;
+        self.pages.flushed(commit.offset..commit.offset + bytes.len() as u64);
         if commit.effect == Effect::Flushed {
+            self.pages.begin(&self.file);
             return Ok(());
         }
+        self.pages.synced();
         if planted::on("skip_fdatasync") {
             return Ok(());
         }
