@@ -65,6 +65,8 @@ fn a_quick_run_is_one_object_with_every_field() {
         // One commit in flight, and nothing else, is compared to the best loop of that kind.
         let alone = row["committers"] == 1 && row["name"] != "ring depth 16";
         assert_eq!(row["ratio_to_best_raw"].is_f64(), alone, "{row}");
+        // What the library chooses is compared to what it could have chosen.
+        assert_eq!(row["ratio_to_best_fixed"].is_f64(), row["strategy"] == "auto", "{row}");
     }
     let of_kind = |kind: &str| rows(&report).iter().filter(|row| row["kind"] == kind).collect::<Vec<_>>();
     let baseline = of_kind("raw").into_iter().find(|row| row["name"] == "zero-filled").expect("the baseline");
@@ -102,6 +104,22 @@ fn filters_leave_the_raw_loops_and_what_was_asked_for() {
     assert_eq!(ours.len(), 4, "two sizes, as threads and as futures");
     assert!(ours.iter().all(|row| row["committers"] == 2 && row["strategy"] == "std"), "{ours:?}");
     assert!(rows(&report).iter().any(|row| row["name"] == "growing"));
+}
+
+#[test]
+fn with_segments_of_a_size_a_raw_loop_makes_its_zeros_too() {
+    let root = folder();
+    let arguments =
+        ["--json", "--seconds", "0.05", "--rounds", "1", "--committers", "1", "--strategy", "std"];
+    let few = [&arguments[..], &["--bytes", "5000", "--segment-bytes", "65536"]].concat();
+    let report = object(&bench(root.path(), &few));
+    let name = "zeroed ahead";
+    let skipped = report["skipped"].as_array().expect("an array").iter().any(|row| row["name"] == name);
+    match rows(&report).iter().find(|row| row["name"] == name) {
+        Some(row) => assert!(row["commits_per_s"].as_f64() > Some(0.0) && !skipped, "{row}"),
+        None => assert!(skipped, "{report}"),
+    }
+    assert!(is_empty(root.path()), "something was left behind");
 }
 
 #[test]

@@ -118,14 +118,18 @@ impl Making {
         self.spares_below = id;
     }
 
-    /// How much of it is zero-filled, and how much will be, in bytes.
-    pub fn progress(&self) -> (u64, u64) {
-        let total = self.recipe.fill_bytes;
+    /// Whether nothing was done yet.
+    pub fn is_new(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// How much of what is to be zero-filled will be behind the next step, as a share of it.
+    pub fn share_behind_step(&self) -> f64 {
         match self.stage {
-            Stage::Open => (0, total),
-            _ if self.recipe.asks_only => (0, total),
-            Stage::Zero { from, to } => (from, to),
-            _ => (total, total),
+            Stage::Open => 0.0,
+            _ if self.recipe.asks_only => 0.0,
+            Stage::Zero { from, to } => (from + PREPARE_CHUNK_BYTES as u64).min(to) as f64 / to.max(1) as f64,
+            _ => 1.0,
         }
     }
 

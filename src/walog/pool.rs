@@ -407,12 +407,12 @@ impl<D: Directory + ?Sized> Pool<D> {
         Recipe { fill_bytes, ..whole }
     }
 
-    /// The next segment is whole when the current one is three quarters full; before that its zeros follow the
-    /// filling. Where that is still to come, the committer will wake the helper.
+    /// The next segment is begun a little behind the seal of the last one, so that no commit has to wait for both, and
+    /// whole when the current one is three quarters full; between, its zeros follow the filling. Where that is still
+    /// to come, the committer will wake the helper.
     fn is_due(&self, segment_bytes: u64, job: &Making) -> bool {
-        let (zeroed, total) = job.progress();
-        let share = zeroed as f64 / total.max(1) as f64;
-        let due_at = (segment_bytes as f64 * share * 0.75) as u64;
+        let begun_at = 1.0 / 32.0;
+        let due_at = (segment_bytes as f64 * (begun_at + job.share_behind_step() * (0.75 - begun_at))) as u64;
         let early = planted::on("look_before_mark").then(|| self.used_bytes.load(Ordering::SeqCst));
         self.wake_at_bytes.store(due_at, Ordering::SeqCst);
         let due = early.unwrap_or_else(|| self.used_bytes.load(Ordering::SeqCst)) >= due_at;
@@ -430,8 +430,7 @@ impl<D: Directory + ?Sized> Pool<D> {
         let result = match work {
             Work::Seal(retired) => self.seal(retired),
             Work::Make(mut job) => {
-                let is_new = job.progress().0 == 0;
-                let checked = if is_new { self.check_current() } else { Ok(()) };
+                let checked = if job.is_new() { self.check_current() } else { Ok(()) };
                 let stepped = checked.and_then(|()| job.step(self.directory.as_ref(), &self.latch));
                 stepped.map(|prepared| made = Some(prepared.ok_or(job)))
             }

@@ -60,3 +60,47 @@ fn what_is_asked_for_by_name_is_not_measured() {
         assert_eq!(log.active_strategy().map(|active| active.reason), Some(reason), "{name}");
     }
 }
+
+/// Fills a segment with entries that nobody waits for, and begins the next one.
+fn stream_into_the_next_segment(log: &Log) {
+    let before = log.rotations();
+    while log.rotations() == before {
+        log.append_bytes(&[7; 4096]).unwrap();
+    }
+}
+
+#[test]
+fn behind_a_stream_the_page_cache_is_taken_unless_a_strategy_was_named() {
+    if let Err(reason) = io_uring_support() {
+        return skip(&format!("one strategy only: {reason}"));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let named = Some(CommitStrategy::LinkedWriteSync);
+    for (name, strategy) in [("free", None), ("named", named)] {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let backend = BackendOptions { strategy, calibrate: false, ..BackendOptions::default() };
+        let directory = Backend::IoUring.open_with(&folder, backend).unwrap().directory;
+        let options = WalOptions { segment_bytes_max: 1 << 20, ..WalOptions::default() };
+        let log = Log::configure(Arc::clone(&directory), options).unwrap();
+        let active = || log.active_strategy().expect("there is a segment");
+        log.append_bytes_durable(b"entry").unwrap();
+        let first = active();
+        stream_into_the_next_segment(&log);
+        stream_into_the_next_segment(&log);
+        if strategy.is_some() {
+            assert_eq!(active(), first, "{name}");
+        } else {
+            assert_eq!(active().reason, StrategyReason::Streamed, "{name}");
+            assert_eq!(active().strategy, CommitStrategy::WriteThenSync, "{name}");
+        }
+        // It holds durable entries all the same, and the log goes back to what it chose.
+        while log.rotations() < 4 {
+            log.append_bytes_durable(&[8; 64 << 10]).unwrap();
+        }
+        assert_eq!(active(), first, "{name}");
+        let last = log.last_entry_id();
+        log.close().unwrap();
+        assert_eq!(WalReader::<(), _>::new(directory).entry_count().unwrap() as u64, last, "{name}");
+    }
+}

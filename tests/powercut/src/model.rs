@@ -42,7 +42,7 @@ impl Payload {
 
     /// Of which a few make a large flush.
     pub fn large(random: &mut Random) -> Self {
-        let bytes = random.pick(&[4000, 9000, 20_000]);
+        let bytes = random.pick(&[4000, 9000, 20_000, 60_000]);
         Self { nonce: random.next(), bytes }
     }
 

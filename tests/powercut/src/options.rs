@@ -103,7 +103,7 @@ impl Arguments {
     pub fn ways(&self) -> Vec<How> {
         let of = |backend: &BackendName| match backend {
             BackendName::Std => vec![How::Std],
-            BackendName::IoUring => vec![How::Linked, How::Direct],
+            BackendName::IoUring => vec![How::Linked, How::Direct, How::Rule],
         };
         self.backend.iter().flat_map(of).collect()
     }

@@ -34,6 +34,8 @@ pub enum How {
     Std,
     Linked,
     Direct,
+    /// What a directory of rings takes by rule: direct writes or linked pairs, and the page cache behind a stream.
+    Rule,
 }
 
 impl How {
@@ -42,16 +44,18 @@ impl How {
             Self::Std => "std",
             Self::Linked => "linked",
             Self::Direct => "direct-dsync",
+            Self::Rule => "rule",
         }
     }
 
     pub fn open(self, root: &Path) -> PersistenceResult<Arc<Dyn>> {
         let (backend, strategy) = match self {
-            Self::Std => (Backend::Std, CommitStrategy::WriteThenSync),
-            Self::Linked => (Backend::IoUring, CommitStrategy::LinkedWriteSync),
-            Self::Direct => (Backend::IoUring, CommitStrategy::DirectDsync),
+            Self::Std => (Backend::Std, Some(CommitStrategy::WriteThenSync)),
+            Self::Linked => (Backend::IoUring, Some(CommitStrategy::LinkedWriteSync)),
+            Self::Direct => (Backend::IoUring, Some(CommitStrategy::DirectDsync)),
+            Self::Rule => (Backend::IoUring, None),
         };
-        let options = BackendOptions { strategy: Some(strategy), ..BackendOptions::default() };
+        let options = BackendOptions { strategy, calibrate: false, ..BackendOptions::default() };
         Ok(backend.open_with(root, options)?.directory)
     }
 }
@@ -61,7 +65,7 @@ impl How {
 pub fn options(random: &mut Random, alignment_min: u32) -> WalOptions {
     let manual = FlushPolicy::Manual;
     WalOptions {
-        segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10]),
+        segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10, 512 << 10]),
         preallocate_bytes: random.pick(&[0, 16 << 10, 64 << 10, 64 << 10]),
         recycle_capacity: random.below(4) as usize,
         buffer_bytes: random.pick(&[20 << 10, 64 << 10]),

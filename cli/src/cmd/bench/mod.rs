@@ -4,6 +4,7 @@
 //! Every line is measured once in each round, in turn, so that what else the machine does falls on all of
 //! them; ratios are taken within a round. Numbers of different runs are not for comparing.
 
+mod ahead;
 mod disk;
 mod drive;
 mod line;
@@ -228,20 +229,18 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
     let (committers, sizes) = (arguments.committers(), arguments.entry_bytes());
     let batch_bytes = committers.iter().max().unwrap_or(&1) * sizes.iter().max().unwrap_or(&1);
     let files = Arc::new(raw::Files::prepare(scratch, batch_bytes.min(64 << 20))?);
-    let options = arguments.wal_options();
+    let (options, strategies) = (arguments.wal_options(), arguments.strategies());
     let mut lines = Vec::new();
     for bytes in sizes {
-        lines.extend(raw::raw_lines(&files, bytes));
-        for count in &committers {
-            lines.extend(raw::reference_lines(&files, *count, bytes));
-        }
-        for strategy in arguments.strategies() {
-            lines.extend(ours::lines(scratch, strategy, &options, &arguments.depth, &committers, bytes));
+        lines.extend(raw::raw_lines(&files, bytes, arguments.segment_bytes));
+        for count in committers.iter().copied() {
+            lines.extend(raw::reference_lines(&files, count, bytes));
+            lines.extend(ours::lines(scratch, &strategies, &options, &arguments.depth, count, bytes));
         }
     }
     if arguments.append {
         lines.extend(raw::stream_lines(&files));
-        lines.extend(ours::append_lines(scratch, &arguments.strategies(), &options));
+        lines.extend(ours::append_lines(scratch, &strategies, &options));
     }
     Ok(lines)
 }

@@ -34,6 +34,9 @@ pub enum Strategy {
     Auto,
 }
 
+/// The name of the strategy that the library takes by itself.
+pub const AUTO: &str = "auto";
+
 impl Strategy {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Std, Self::Linked, Self::DirectDsync, Self::Auto];
@@ -43,7 +46,7 @@ impl Strategy {
             Self::Std => "std",
             Self::Linked => "linked",
             Self::DirectDsync => "direct-dsync",
-            Self::Auto => "auto",
+            Self::Auto => AUTO,
         }
     }
 
@@ -121,31 +124,32 @@ impl Log {
 type Measure =
     fn(Arc<dyn DurableDirectory>, WalOptions, &Window<'_>, usize, &[u8]) -> Result<(Sample, u64), Failure>;
 
-/// Our lines for one strategy and one size. Another way of waiting is one more `push` with its measure.
+/// Our lines for one number of committers and one size. Strategies that do the same follow each other, so that the
+/// disk is the same for them. Another way of waiting is one more `push` with its measure.
 pub fn lines(
     below: &Path,
-    strategy: Strategy,
+    strategies: &[Strategy],
     options: &WalOptions,
     depths: &[Depth],
-    committers: &[usize],
+    committers: usize,
     entry_bytes: usize,
 ) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut push = |name, waiting, committers, pipeline_depth, measure| {
+    let mut push = |name, waiting, pipeline_depth, measure: Measure| {
         let kind = Kind::Ours;
-        let subject = Subject { kind, name, strategy: strategy.name(), waiting, committers, entry_bytes };
         let options = WalOptions { pipeline_depth, ..options.clone() };
-        lines.push(line(subject, below, strategy, options, measure));
+        for strategy in strategies {
+            let subject = Subject { kind, name, strategy: strategy.name(), waiting, committers, entry_bytes };
+            lines.push(line(subject, below, *strategy, options.clone(), measure));
+        }
     };
-    for count in committers {
-        if *count == 1 {
-            push("WalWriter", Waiting::None, 1, None, own as Measure);
-        }
-        let chosen = depths.iter().map(|depth| depth.line()).map(|(name, depth)| (name, Some(depth)));
-        for (name, depth) in std::iter::once(("SyncWalWriter", None)).chain(chosen) {
-            push(name, Waiting::Threads, *count, depth, share);
-            push(name, Waiting::Futures, *count, depth, submit);
-        }
+    if committers == 1 {
+        push("WalWriter", Waiting::None, None, own);
+    }
+    let chosen = depths.iter().map(|depth| depth.line()).map(|(name, depth)| (name, Some(depth)));
+    for (name, depth) in std::iter::once(("SyncWalWriter", None)).chain(chosen) {
+        push(name, Waiting::Threads, depth, share);
+        push(name, Waiting::Futures, depth, submit);
     }
     lines
 }

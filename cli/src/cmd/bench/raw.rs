@@ -4,6 +4,7 @@
 //! [`DIRECT_BYTES`]. The end of a zero-filled file is followed by its beginning.
 
 use super::Failure;
+use super::ahead;
 use super::drive::{self, Window};
 use super::line::{Kind, Line, Sample, Subject, Waiting};
 use super::reference::{GroupEngine, MutexEngine};
@@ -47,6 +48,8 @@ pub const DEPTH_1: [&str; 5] = ["growing", BASELINE, RING_LINKED, O_DSYNC, RING_
 pub const O_DSYNC: &str = "o_dsync";
 /// Direct writes on a ring, one in flight.
 pub const RING_DIRECT: &str = "ring depth 1";
+/// The loop `o_dsync`, whose zeros are written beside it.
+const ZEROED_AHEAD: &str = "zeroed ahead";
 const RING_DIRECT_DEEP: &str = "ring depth 16";
 const RING_LINKED: &str = "ring linked";
 const DEPTH: usize = 16;
@@ -89,7 +92,7 @@ impl Files {
         Ok(files)
     }
 
-    fn growing(&self) -> io::Result<Growing> {
+    pub fn growing(&self) -> io::Result<Growing> {
         let path = self.folder.join("growing");
         let file = File::create(&path)?;
         file.sync_all()?;
@@ -103,9 +106,15 @@ pub fn ignore_unsupported(error: io::Error) -> io::Result<()> {
 }
 
 /// A file that is removed with its handle.
-struct Growing {
+pub struct Growing {
     file: Option<File>,
     path: PathBuf,
+}
+
+impl Growing {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Drop for Growing {
@@ -138,8 +147,9 @@ impl Cursor {
     }
 }
 
-/// The raw loops for entries of one size.
-pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize) -> Vec<Line> {
+/// The raw loops for entries of one size; with the size of the library's segments, where one was asked for, also the
+/// loop that gets its zeros within the measured time.
+pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize, segment_bytes: Option<u64>) -> Vec<Line> {
     let subject = |name, strategy| Subject {
         kind: Kind::Raw,
         name,
@@ -153,7 +163,7 @@ pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize) -> Vec<Line> {
         let (files, entry) = (Arc::clone(files), entry(entry_bytes));
         Box::new(move |window: &Window<'_>| measure(&files, window, &entry))
     };
-    vec![
+    let mut lines = vec![
         Line::new(subject("growing", "pwrite+fdatasync"), cell(growing)),
         Line::new(subject(BASELINE, "pwrite+fdatasync"), cell(zero_filled)),
         Line::optional(subject(RING_LINKED, "linked"), cell(linked)),
@@ -163,7 +173,13 @@ pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize) -> Vec<Line> {
             subject(RING_DIRECT_DEEP, "direct-dsync"),
             cell(|f, w, e| direct_ring(f, w, e, DEPTH)),
         ),
-    ]
+    ];
+    if let Some(stretch) = segment_bytes {
+        let (files, entry) = (Arc::clone(files), entry(entry_bytes));
+        let measure = move |window: &Window<'_>| ahead::zeroed_ahead(&files, window, &entry, stretch);
+        lines.push(Line::optional(subject(ZEROED_AHEAD, "direct-dsync"), Box::new(measure)));
+    }
+    lines
 }
 
 /// The raw loops of large writes: into the page cache, and to the device.
@@ -283,7 +299,7 @@ fn direct_ring(files: &Files, window: &Window<'_>, entry: &[u8], depth: usize) -
 }
 
 /// The entry at an aligned address, padded with zeros.
-fn direct_block(entry: &[u8]) -> CommitBuffer {
+pub fn direct_block(entry: &[u8]) -> CommitBuffer {
     let mut block = CommitBuffer::from_slice(entry);
     block.resize(entry.len().next_multiple_of(DIRECT_BYTES), 0);
     block
@@ -291,7 +307,7 @@ fn direct_block(entry: &[u8]) -> CommitBuffer {
 
 /// Opens past the page cache; with `synced`, so that each write is durable when it returns.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn open_direct(path: &Path, synced: bool) -> io::Result<File> {
+pub fn open_direct(path: &Path, synced: bool) -> io::Result<File> {
     use nix::fcntl::OFlag;
     use std::os::unix::fs::OpenOptionsExt;
     let flags = if synced { OFlag::O_DIRECT | OFlag::O_DSYNC } else { OFlag::O_DIRECT };
@@ -299,7 +315,7 @@ fn open_direct(path: &Path, synced: bool) -> io::Result<File> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn open_direct(_: &Path, _: bool) -> io::Result<File> {
+pub fn open_direct(_: &Path, _: bool) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "direct writes are measured on Linux only"))
 }
 

@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::line::{Kind, Line, Sample, Subject, Waiting};
+use super::ours::AUTO;
 use super::raw;
 use serde::Serialize;
 use std::fmt::{self, Write};
@@ -35,6 +36,8 @@ pub struct Row {
     pub ratio_to_raw: Option<f64>,
     /// With one commit in flight: over those of the best raw loop with one in flight.
     pub ratio_to_best_raw: Option<f64>,
+    /// What `auto` makes of it: over those of the fixed strategy that is the best at the same.
+    pub ratio_to_best_fixed: Option<f64>,
 }
 
 /// What was left out, and why.
@@ -83,6 +86,10 @@ fn row(line: &Line, lines: &[Line]) -> Row {
             Kind::Raw => depth_1(&line.subject),
             Kind::Reference | Kind::Ours => line.subject.committers == 1 && line.baseline == raw::BASELINE,
         });
+    let fixed = lines
+        .iter()
+        .filter(|other| other.subject.strategy != AUTO && is_auto_of(&line.subject, &other.subject))
+        .max_by(|a, b| a.commits_per_s().unwrap_or(0.0).total_cmp(&b.commits_per_s().unwrap_or(0.0)));
     Row {
         subject: line.subject.clone(),
         commits_per_s: line.commits_per_s(),
@@ -96,7 +103,13 @@ fn row(line: &Line, lines: &[Line]) -> Row {
         device_bytes_per_commit: line.median(|sample| sample.per_commit(|used| used.device_bytes)),
         ratio_to_raw: baseline.and_then(|baseline| line.ratio_to(baseline)),
         ratio_to_best_raw: best.and_then(|best| line.ratio_to(best)),
+        ratio_to_best_fixed: fixed.and_then(|fixed| line.ratio_to(fixed)),
     }
+}
+
+/// Whether a line of `auto` does what another line does.
+fn is_auto_of(auto: &Subject, other: &Subject) -> bool {
+    auto.strategy == AUTO && Subject { strategy: AUTO, ..other.clone() } == *auto
 }
 
 /// The table, as text.
@@ -135,7 +148,7 @@ pub fn write(report: &Report, out: &mut String) -> fmt::Result {
         writeln!(out, "\nentries of {size} bytes")?;
         writeln!(
             out,
-            "{:<9} {:<15} {:<16} {:<7} {:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>8} {:>6} {:>6}",
+            "{:<9} {:<15} {:<16} {:<7} {:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>8} {:>6} {:>6} {:>6}",
             "kind",
             "name",
             "strategy",
@@ -151,7 +164,8 @@ pub fn write(report: &Report, out: &mut String) -> fmt::Result {
             "flush/c",
             "dev B/c",
             "ratio",
-            "best1"
+            "best1",
+            "fixed"
         )?;
         for row in report.rows.iter().filter(|row| row.subject.entry_bytes == size) {
             write_row(row, out)?;
@@ -160,6 +174,7 @@ pub fn write(report: &Report, out: &mut String) -> fmt::Result {
     writeln!(
         out,
         "\nratio: commits/s over the loop `{}`; best1: over the best raw loop with one commit in flight; \
+         fixed: over the best fixed strategy; \
          /c and /e: per commit and entry",
         raw::BASELINE
     )
@@ -179,7 +194,7 @@ fn write_row(row: &Row, out: &mut String) -> fmt::Result {
     };
     writeln!(
         out,
-        "{:<9} {:<15} {:<16} {:<7} {:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>8} {:>6} {:>6}",
+        "{:<9} {:<15} {:<16} {:<7} {:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>8} {:>6} {:>6} {:>6}",
         kind,
         subject.name,
         subject.strategy,
@@ -196,6 +211,7 @@ fn write_row(row: &Row, out: &mut String) -> fmt::Result {
         number(row.device_bytes_per_commit, 0),
         number(row.ratio_to_raw, 2),
         number(row.ratio_to_best_raw, 2),
+        number(row.ratio_to_best_fixed, 2),
     )
 }
 
