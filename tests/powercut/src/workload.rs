@@ -28,6 +28,9 @@ pub const CHECKPOINT: &str = "state";
 /// Where the record log is.
 pub const RECORDS: &str = "records";
 
+/// Segments that one stream can fill, so that the next is written as a stream's.
+const LARGE_SEGMENT_BYTES: u64 = 384 << 10;
+
 /// How commits become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
@@ -65,7 +68,7 @@ impl How {
 pub fn options(random: &mut Random, alignment_min: u32) -> WalOptions {
     let manual = FlushPolicy::Manual;
     WalOptions {
-        segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10, 512 << 10]),
+        segment_bytes_max: random.pick(&[8 << 10, 32 << 10, 32 << 10, 128 << 10, LARGE_SEGMENT_BYTES]),
         preallocate_bytes: random.pick(&[0, 16 << 10, 64 << 10, 64 << 10]),
         recycle_capacity: random.below(4) as usize,
         buffer_bytes: random.pick(&[20 << 10, 64 << 10]),
@@ -120,7 +123,10 @@ impl Session<'_> {
     pub fn run(&self) -> Outcome {
         let mut random = Random::of(self.seed, 1);
         let directory = self.how.open(&self.root).map_err(|error| format!("opening: {error}"))?;
-        let options = options(&mut random, self.alignment_min);
+        let mut options = options(&mut random, self.alignment_min);
+        if self.how == How::Rule {
+            options.segment_bytes_max = LARGE_SEGMENT_BYTES;
+        }
         let wal = self.open(&directory, &options)?;
         let left = AtomicI64::new(self.operations as i64);
         let run = Run {
@@ -217,9 +223,14 @@ fn payloads(random: &mut Random, count: u64) -> (Vec<Payload>, Vec<Vec<u8>>) {
     made((0..count).map(|_| Payload::random(random)).collect())
 }
 
-/// What is flushed in large pieces that nobody waits for, each longer than the one before.
-fn stream(random: &mut Random) -> impl Iterator<Item = (Vec<Payload>, Vec<Vec<u8>>)> {
-    (2..2 + 2 * random.below(4)).map(move |count| made((0..count).map(|_| Payload::large(random)).collect()))
+impl Run<'_> {
+    /// What is flushed in large pieces that nobody waits for, each longer than the one before; enough to fill large
+    /// segments, where there are such.
+    fn stream(&self, random: &mut Random) -> impl Iterator<Item = (Vec<Payload>, Vec<Vec<u8>>)> {
+        let batches =
+            if self.options.segment_bytes_max == LARGE_SEGMENT_BYTES { 10 } else { 2 * random.below(4) };
+        (2..2 + batches).map(move |count| made((0..count).map(|_| Payload::large(random)).collect()))
+    }
 }
 
 fn made(payloads: Vec<Payload>) -> (Vec<Payload>, Vec<Vec<u8>>) {

@@ -1,7 +1,7 @@
 //! A log that several threads share: durable appends, batches, tickets, several commits in flight, and a
 //! checkpoint published beside them.
 
-use super::{Dyn, Outcome, Run, failed, payloads, stream};
+use super::{Dyn, Outcome, Run, failed, payloads};
 use crate::model::{Payload, Promise};
 use crate::random::Random;
 use durability::PersistenceResult;
@@ -76,7 +76,7 @@ impl Committer<'_> {
 
     /// Promised to nobody.
     fn stream(&mut self) -> PersistenceResult<()> {
-        for (payloads, bytes) in stream(&mut self.random) {
+        for (payloads, bytes) in self.run.stream(&mut self.random) {
             self.run.note(&payloads, self.wal.append_batch_bytes(&bytes).map(|ids| ids[0]))?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! A log with one owner: flushes, attestations, closing and opening again.
 
-use super::{Dyn, Outcome, Run, failed, payloads, stream};
+use super::{Dyn, Outcome, Run, failed, payloads};
 use crate::model::Payload;
 use crate::random::Random;
 use durability::PersistenceResult;
@@ -56,7 +56,7 @@ fn write(run: &Run, mut wal: Wal, mut random: Random) -> PersistenceResult<()> {
                 run.durable(wal.last_entry_id());
             }
             13 => {
-                for (payloads, bytes) in stream(&mut random) {
+                for (payloads, bytes) in run.stream(&mut random) {
                     run.note(&payloads, wal.append_batch_bytes(&bytes).map(|ids| ids[0]))?;
                 }
             }
