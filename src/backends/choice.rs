@@ -37,7 +37,8 @@ pub struct BackendOptions {
     /// With no strategy named: measure once, when the first new file is made for commits (some 20 ms), which
     /// strategy is the fastest in this directory, and take that. [`Backend::Auto`] measures `pwrite` and
     /// `fdatasync` without a ring as well. Without it, or where measuring fails, a rule decides: direct
-    /// writes where the file takes them, else linked pairs. What was taken, and the figures, tells
+    /// writes where the file takes them, else linked pairs. Files that are
+    /// [streamed](crate::storage::FileOptions::streamed) go through the page cache whatever was measured. What was taken, and the figures, tells
     /// `active_strategy` of a writer.
     pub calibrate: bool,
 }

@@ -70,8 +70,8 @@ struct State {
     streams: bool,
     /// Whether making follows the filling of the current segment.
     is_paced: bool,
-    /// How much of the current segment was zero-filled when it was entered, and how much of the next one will be: a
-    /// log begins with small segments, each larger than the one before.
+    /// How much of the current segment was zero-filled when it was entered, as far as it will be used, and how much of
+    /// the next one will be: a log begins with small segments, each larger than the one before.
     current_bytes: u64,
     next_bytes: u64,
     /// The segment that is being written.
@@ -311,7 +311,8 @@ impl<D: Directory + ?Sized> Pool<D> {
         self.used_bytes.store(0, Ordering::SeqCst);
         let mut state = self.state();
         state.current = Some((segment.id, segment.salt));
-        state.current_bytes = segment.bytes;
+        // A file that serves again may be larger than the log will fill it.
+        state.current_bytes = segment.bytes.min(state.ahead.fill_bytes);
         if state.next_bytes == 0 {
             state.next_bytes = larger(segment.bytes).max(ZERO_FILL_BYTES as u64);
         }

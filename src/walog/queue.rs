@@ -42,6 +42,8 @@ pub(super) struct Queue {
     /// The file that holds them; rotation waits until there are none.
     pub file: Option<Arc<dyn CommitFile>>,
     pub in_flight_max: usize,
+    /// The most that any file of this log took: segments may differ, and the buffers stay.
+    in_flight_most: usize,
     /// Segments that were entered; so readers know that there is another one.
     pub segments_entered: u64,
     /// Commits that the file has accepted, less the completions that were collected.
@@ -160,6 +162,7 @@ impl Queue {
             flight_bytes: 0,
             file: None,
             in_flight_max: 1,
+            in_flight_most: 1,
             segments_entered: 0,
             running: 0,
             submitting: false,
@@ -332,12 +335,8 @@ impl Queue {
 
     /// How many may ever be: as many buffers are kept, or a depth that goes up and down would allocate.
     fn depth_max(&self) -> usize {
-        let adapted = PIPELINE_DEPTH_SLOW.max(PIPELINE_DEPTH_FAST);
-        self.options
-            .pipeline_depth
-            .unwrap_or(adapted)
-            .clamp(1, self.in_flight_max.max(1))
-            .max(self.flushes_max())
+        let adapted = PIPELINE_DEPTH_SLOW.max(PIPELINE_DEPTH_FAST).max(FLUSHES_IN_FLIGHT_MAX);
+        self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_most)
     }
 
     /// Whether what is pending needs a new segment, or space for this one to grow.
@@ -356,8 +355,17 @@ impl Queue {
         debug_assert!(self.flights.is_empty());
         self.room = room;
         self.segments_entered += 1;
-        self.in_flight_max = file.as_ref().map_or(1, |file| file.limits().in_flight_max.max(1));
+        self.set_in_flight_max(file.as_ref().map_or(1, |file| file.limits().in_flight_max.max(1)));
         self.file = file;
+    }
+
+    fn set_in_flight_max(&mut self, commits: usize) {
+        self.in_flight_max = commits;
+        if commits > self.in_flight_most {
+            self.in_flight_most = commits;
+            // What was made room for by then is not enough.
+            self.has_piled = false;
+        }
     }
 
     pub fn progress(&self) -> (u64, u64) {

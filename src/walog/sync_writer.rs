@@ -193,7 +193,8 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
         self.inner.committer.durable_entry_id()
     }
 
-    /// How commits are made durable, and why in that way; `None` before the first one.
+    /// How commits into the current segment are made durable, and why in that way; `None` before the first one. The next
+    /// segment may take another way.
     pub fn active_strategy(&self) -> Option<ActiveStrategy> {
         self.inner.committer.strategy()
     }

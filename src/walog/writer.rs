@@ -236,7 +236,8 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
         self.inner().map_or(0, |open| open.appender.current_segment().1)
     }
 
-    /// How commits are made durable, and why in that way; `None` before the first one.
+    /// How commits into the current segment are made durable, and why in that way; `None` before the first one. The next
+    /// segment may take another way.
     pub fn active_strategy(&self) -> Option<ActiveStrategy> {
         self.inner().and_then(|open| open.appender.strategy())
     }

@@ -26,11 +26,13 @@ enum Kind {
     Std,
     Linked,
     Dsync,
+    /// Rings by rule: the page cache behind a stream, the best of what a file takes elsewhere.
+    Rule,
     /// `std_fs` behind `Arc<dyn DurableDirectory>`.
     Dynamic,
 }
 
-const KINDS: [Kind; 5] = [Kind::Memory, Kind::Std, Kind::Linked, Kind::Dsync, Kind::Dynamic];
+const KINDS: [Kind; 6] = [Kind::Memory, Kind::Std, Kind::Linked, Kind::Dsync, Kind::Rule, Kind::Dynamic];
 
 impl Kind {
     fn open(self, root: &std::path::Path) -> Option<Arc<dyn Directory>> {
@@ -41,8 +43,9 @@ impl Kind {
                 let durable: Arc<dyn DurableDirectory> = FsDirectory::arc(root).expect("opens");
                 Arc::new(durable)
             }
-            Self::Linked => uring(root, CommitStrategy::LinkedWriteSync)?,
-            Self::Dsync => uring(root, CommitStrategy::DirectDsync)?,
+            Self::Linked => uring(root, Some(CommitStrategy::LinkedWriteSync))?,
+            Self::Dsync => uring(root, Some(CommitStrategy::DirectDsync))?,
+            Self::Rule => uring(root, None)?,
         })
     }
 
@@ -58,21 +61,21 @@ impl Kind {
 }
 
 #[cfg(all(feature = "io-uring", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn uring(root: &std::path::Path, strategy: CommitStrategy) -> Option<Arc<dyn Directory>> {
+fn uring(root: &std::path::Path, strategy: Option<CommitStrategy>) -> Option<Arc<dyn Directory>> {
     use durability::backends::io_uring::{UringDirectory, UringOptions, probe};
     if let Err(reason) = probe() {
         assert!(std::env::var_os("DURABILITY_REQUIRE_IO_URING").is_none(), "io_uring is required: {reason}");
         skip(&format!("io_uring: {reason}"));
         return None;
     }
-    let options = UringOptions { strategy: Some(strategy), ..UringOptions::default() };
+    let options = UringOptions { strategy, ..UringOptions::default() };
     let directory = UringDirectory::with_options(root, options).expect("opens");
     let probe = directory.open_durable_file("probe", &FileOptions::create_new().aligned(512));
     let direct = probe.is_ok();
     drop(probe);
     let _ = directory.delete("probe");
     if !direct {
-        skip(&format!("{} is not to be had on this file system", strategy.name()));
+        skip(&format!("{strategy:?} is not to be had on this file system"));
         return None;
     }
     Some(Arc::new(directory))
@@ -83,8 +86,8 @@ fn uring(root: &std::path::Path, strategy: CommitStrategy) -> Option<Arc<dyn Dir
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
-fn uring(_root: &std::path::Path, strategy: CommitStrategy) -> Option<Arc<dyn Directory>> {
-    skip(&format!("{}: no io_uring in this build", strategy.name()));
+fn uring(_root: &std::path::Path, strategy: Option<CommitStrategy>) -> Option<Arc<dyn Directory>> {
+    skip(&format!("{strategy:?}: no io_uring in this build"));
     None
 }
 

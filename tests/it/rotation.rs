@@ -1,6 +1,7 @@
 //! Going on in the next segment: made ahead of need, sealed beside what follows, and what may go wrong there.
 
 use crate::power_cut::{check, payload};
+use crate::support::PATIENCE;
 use durability::storage::{FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
@@ -441,6 +442,47 @@ fn a_thread_keeps_segments_ready_and_leaves_nothing_behind() {
     assert_eq!(chain.last().map(|last| last.end_entry_id), Some(400));
     let opened = WalWriter::<(), FsDirectory>::open(directory).expect("opens");
     assert_eq!(opened.last_entry_id(), 400);
+}
+
+/// A batch was larger than a segment, and its file serves again: a segment in it ends where any other does.
+#[test]
+fn a_file_that_is_larger_than_a_segment_does_not_keep_the_next_one_waiting() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let directory = FsDirectory::arc(root.path()).expect("opens");
+    let (segment_bytes_max, huge) = (2 << 20, 24 << 20);
+    let options = WalOptions {
+        segment_bytes_max,
+        preallocate_bytes: segment_bytes_max,
+        recycle_capacity: 1,
+        flush_policy: FlushPolicy::Manual,
+        ..WalOptions::default()
+    };
+    let wal = SyncWalWriter::<(), FsDirectory>::configure(Arc::clone(&directory), options).expect("opens");
+    let bytes_of = |segment: u64| {
+        let path = root.path().join(format!("wal/wal_{segment}.log"));
+        std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+    };
+    let commit = || assert!(wal.append_bytes_durable(&[7; 15_000]).expect("commits") > 0);
+    wal.append_batch_bytes(&vec![vec![9; 1 << 20]; huge >> 20])
+        .and_then(|_| wal.flush_and_sync())
+        .expect("commits");
+    // Not enough for the third segment to be begun, which then finds the first one's file.
+    (0..2).for_each(|_| assert!(wal.append_bytes_durable(b"small").expect("commits") > 0));
+    let truncated =
+        WalMaintenance::new(Arc::clone(&directory)).truncate_to_recycle(24, 1).expect("truncates");
+    assert_eq!((truncated, wal.rotations()), (1, 1));
+    while wal.rotations() < 2 {
+        commit();
+    }
+    assert!(bytes_of(3) >= huge as u64, "the file serves again: {}", bytes_of(3));
+    (0..segment_bytes_max * 9 / 10 / 16_384).for_each(|_| commit());
+    assert_eq!(wal.rotations(), 2);
+    let began = std::time::Instant::now();
+    while bytes_of(4) < segment_bytes_max {
+        assert!(began.elapsed() < PATIENCE, "{} bytes of the next segment are made", bytes_of(4));
+        std::thread::yield_now();
+    }
+    wal.close().expect("closes");
 }
 
 /// A full segment waits for its seal and is truncated meanwhile. Whoever looks for a spare file just then leaves that

@@ -73,7 +73,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UringOptions {
     /// How commits become durable. `None`: direct writes with `RWF_DSYNC` where the file takes them and
-    /// its [`FileOptions::alignment`] allows it, else linked pairs. A strategy that is named here and that
+    /// its [`FileOptions::alignment`] allows it, else linked pairs; for files that are
+    /// [streamed](FileOptions::streamed), the page cache without a ring. A strategy that is named here and that
     /// a file cannot have is an error when that file is opened.
     pub strategy: Option<CommitStrategy>,
     /// Commits that each file can keep in flight; 1 to

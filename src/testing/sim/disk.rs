@@ -206,7 +206,8 @@ impl SimDisk {
     }
 
     /// From now on files say that they write past a page cache ([`CommitStrategy::DirectDsync`]): nothing that is
-    /// written may depend on it.
+    /// written may depend on it. But for [streams](crate::storage::FileOptions::streamed), which go through one, and
+    /// keep one commit in flight.
     ///
     /// [`CommitStrategy::DirectDsync`]: crate::storage::CommitStrategy::DirectDsync
     pub fn write_directly(&self) {
@@ -322,7 +323,7 @@ impl SimDisk {
             world.history.push(ChangeKind::Note(format!("{path} is zero-filled")), true);
         }
         drop(world);
-        Ok(Box::new(SimFile::new(self.clone(), path, inode, options.lock)))
+        Ok(Box::new(SimFile::new(self.clone(), path, inode, options)))
     }
 }
 

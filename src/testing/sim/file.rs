@@ -4,7 +4,8 @@ use super::disk::SimDisk;
 use super::state::{ChangeKind, Inode};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::storage::{
-    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, Latch, Submitted, Wait,
+    Commit, CommitFile, CommitLimits, CommitStrategy, Completion, Effect, FileOptions, Latch, StrategyReason,
+    Submitted, Wait,
 };
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +16,8 @@ pub(super) struct SimFile {
     path: String,
     inode: Inode,
     locked: bool,
+    /// Through a page cache, one commit after the other, although the disk is written directly.
+    is_streamed: bool,
     latch: Latch,
     in_flight: Mutex<Vec<InFlight>>,
 }
@@ -33,9 +36,11 @@ struct InFlight {
 const IN_FLIGHT_MAX: usize = 16;
 
 impl SimFile {
-    pub(super) fn new(disk: SimDisk, path: &str, inode: Inode, locked: bool) -> Self {
+    pub(super) fn new(disk: SimDisk, path: &str, inode: Inode, options: &FileOptions) -> Self {
         let in_flight = Mutex::new(Vec::new());
-        Self { disk, path: path.to_owned(), inode, locked, latch: Latch::new(), in_flight }
+        let (locked, latch) = (options.lock, Latch::new());
+        let is_streamed = options.streamed && !options.uncached && disk.world().knobs.direct;
+        Self { disk, path: path.to_owned(), inode, locked, is_streamed, latch, in_flight }
     }
 
     fn complete(&self, in_flight: InFlight) -> Completion {
@@ -71,15 +76,22 @@ impl SimFile {
 
 impl CommitFile for SimFile {
     fn limits(&self) -> CommitLimits {
-        let in_flight_max = self.disk.world().knobs.in_flight_max.unwrap_or(IN_FLIGHT_MAX);
+        let in_flight_max = match self.is_streamed {
+            true => 1,
+            false => self.disk.world().knobs.in_flight_max.unwrap_or(IN_FLIGHT_MAX),
+        };
         CommitLimits { in_flight_max, alignment: 1, durable: true }
     }
 
     fn strategy(&self) -> CommitStrategy {
-        match self.disk.world().knobs.direct {
+        match self.disk.world().knobs.direct && !self.is_streamed {
             true => CommitStrategy::DirectDsync,
             false => CommitStrategy::WriteThenSync,
         }
+    }
+
+    fn strategy_reason(&self) -> StrategyReason {
+        if self.is_streamed { StrategyReason::Streamed } else { StrategyReason::Only }
     }
 
     fn submit(&self, commit: Commit) -> Submitted {

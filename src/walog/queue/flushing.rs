@@ -123,16 +123,18 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::frame::FrameSeed;
     use crate::framing::Batch;
     use crate::limits::FRAME_ALIGNMENT_MIN;
-    use crate::walog::queue::Room;
+    use crate::storage::Completion;
+    use crate::walog::queue::{Room, Work};
 
     fn queue(buffer_bytes: usize) -> Queue {
         let options = WalOptions { buffer_bytes, ..WalOptions::default() };
         let mut queue = Queue::new(options, Batch::new(FRAME_ALIGNMENT_MIN, 1, 0), (0, 0));
         let room = Room { bytes_left: Some(1 << 30), reserved_bytes_left: 1 << 30, old_at: None };
         queue.enter_segment(room, None);
-        queue.in_flight_max = 32;
+        queue.set_in_flight_max(32);
         queue
     }
 
@@ -159,6 +161,44 @@ mod tests {
         queue.demand(entry_id, Effect::Durable);
         assert!(!queue.can_begin_flush(), "or it would wait for flushes without end");
         assert!(!queue.can_submit(entry_id, Effect::Durable), "the flush in flight comes first");
+    }
+
+    /// Begins as many flushes as a file with so many in flight takes, and ends all of them.
+    fn fill_and_end(queue: &mut Queue, in_flight_max: usize) {
+        queue.set_in_flight_max(in_flight_max);
+        let begun: Vec<_> = (0..queue.flushes_max())
+            .map(|_| {
+                append(queue, 10);
+                queue.nobody_waits = true;
+                let (work, id, ..) = queue.take(Effect::Flushed, false, Duration::ZERO);
+                queue.running += 1;
+                let Work::Frame(batch) = work else { panic!("entries are pending") };
+                Completion { id, buffer: batch.finish(0, FrameSeed::new(1), 0, None).0, result: Ok(()) }
+            })
+            .collect();
+        begun.into_iter().for_each(|completion| queue.settle(completion, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_file_with_one_in_flight_takes_no_buffers_from_those_behind_it() {
+        let mut queue = queue(1000);
+        queue.widen_all();
+        fill_and_end(&mut queue, 32);
+        let kept = queue.spares.len();
+        assert_eq!(kept, FLUSHES_IN_FLIGHT_MAX);
+        (0..20).for_each(|_| fill_and_end(&mut queue, 1));
+        assert_eq!(queue.spares.len(), kept, "or the next file allocates them again");
+    }
+
+    #[test]
+    fn what_piles_up_before_there_is_a_file_makes_room_once_more_with_it() {
+        let mut queue = Queue::new(WalOptions::default(), Batch::new(FRAME_ALIGNMENT_MIN, 1, 0), (0, 0));
+        append(&mut queue, 10);
+        assert!(queue.postpone_flush(), "while the first segment is made");
+        queue.set_in_flight_max(32);
+        queue.widen_all();
+        let room = |spare: &CommitBuffer| spare.capacity() >= FLUSH_BYTES_MAX;
+        assert_eq!(queue.spares.iter().filter(|spare| room(spare)).count(), FLUSHES_IN_FLIGHT_MAX);
     }
 
     #[test]

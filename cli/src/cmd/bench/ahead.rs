@@ -14,6 +14,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Zeros that are written at once, in bytes, as the library writes them.
 const PIECE_BYTES: u64 = 256 << 10;
+/// Larger stretches are cut: the first is zero-filled whole before anything is measured.
+const STRETCH_BYTES_MAX: u64 = 64 << 20;
 
 /// Commits `entry` again and again, behind zeros that come stretch by stretch.
 pub fn zeroed_ahead(
@@ -25,7 +27,7 @@ pub fn zeroed_ahead(
     let growing = files.growing()?;
     let block = direct_block(entry);
     let step = block.len() as u64;
-    let stretch = stretch_bytes.next_multiple_of(PIECE_BYTES.max(step));
+    let stretch = stretch_bytes.min(STRETCH_BYTES_MAX).next_multiple_of(PIECE_BYTES.max(step));
     let zeros = Zeros { file: open_direct(growing.path(), false)?, stretch };
     zeros.fill(0, || Ok(()))?;
     let committing = open_direct(growing.path(), true)?;
@@ -57,6 +59,8 @@ struct Writer {
 impl Writer {
     fn take(&mut self, step: u64) -> Result<u64, Failure> {
         while self.next + step > self.zeroed {
+            // Or each might wait for the other: what was committed last may be what the next zeros are due behind.
+            let _ = self.report.send(self.next);
             self.zeroed = self.given.recv().map_err(|_| "no more zeros come")?;
         }
         let offset = self.next;
