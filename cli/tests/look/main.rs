@@ -6,6 +6,8 @@
     reason = "tests, not the library"
 )]
 
+mod repair;
+
 use durability::FsDirectory;
 use durability::checkpoint::{CheckpointFile, CheckpointWriter};
 use durability::error::PersistenceResult;

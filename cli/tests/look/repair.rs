@@ -1,5 +1,4 @@
 //! What the tool says of a log with a checkpoint beside it: `repair` sees what `verify` sees.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests, not the library")]
 
 use durability::FsDirectory;
 use durability::checkpoint::CheckpointWriter;
