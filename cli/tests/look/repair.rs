@@ -1,34 +1,129 @@
-//! What the tool says of a log with a checkpoint beside it: `repair` sees what `verify` sees.
+//! `repair`: what it changes, what it saves beside the log, what it leaves alone. With a checkpoint beside the
+//! log it sees what `verify` sees.
 
-use durability::FsDirectory;
-use durability::checkpoint::CheckpointWriter;
-use durability::publish::CheckpointPublisher;
-use durability::storage::{FlushPolicy, SeededEnvironment};
-use durability::walog::{WalOptions, WalWriter};
+use crate::support::{
+    append, change, code, copy, directory, fixture, folder, json, killed, open, publish, run, scratch,
+    segment, segments, text, tree, unlocked,
+};
+use durability::recordlog::RecordLogWriter;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::Arc;
+
+#[test]
+fn a_torn_log_is_repaired_and_what_was_cut_is_beside_it() {
+    let scratch = scratch();
+    let root = killed(scratch.path());
+    change(segment(&root, 5), |bytes| bytes.truncate(2800));
+    let before = tree(&root);
+    let plan = json(&["repair"], &root);
+    assert_eq!((plan["state"].as_str(), plan["loss"].as_str()), (Some("dry_run"), Some("none")), "{plan}");
+    assert_eq!(tree(&root), before, "a dry run changes nothing");
+    let done = json(&["repair", "--apply"], &root);
+    assert_eq!((done["state"].as_str(), done["verdict_after"].as_str()), (Some("done"), Some("clean")));
+    assert_eq!((code(&["verify"], &root), done["last_entry_id"].as_u64()), (0, Some(9)));
+    let folder = root.join(done["folder"].as_str().expect("a folder"));
+    let cut = fs::read(folder.join("wal_5.log.from-2048")).expect("reads");
+    let kept = fs::read(segment(&root, 5)).expect("reads");
+    let (_, whole) = before.iter().find(|(path, _)| *path == segment(&root, 5)).expect("it was there");
+    assert_eq!([kept, cut].concat(), *whole);
+    let report: Value =
+        serde_json::from_slice(&fs::read(folder.join("report.json")).expect("reads")).expect("JSON");
+    assert_eq!((report["state"].as_str(), report["steps"][0]["step"].as_str()), (Some("done"), Some("cut")));
+    // Nothing more to do, and the log goes on.
+    assert_eq!(json(&["repair", "--apply"], &root)["state"], "nothing_to_do");
+    let mut wal = open(&root).expect("opens");
+    append(&mut wal, 1);
+    assert_eq!(json(&["verify"], &root)["last_entry_id"], 10);
+    // A writer is at work.
+    let locked = run(&["repair", "--apply"], &root);
+    assert_eq!(locked.status.code(), Some(1), "{locked:?}");
+    assert!(String::from_utf8_lossy(&locked.stderr).contains("lock"), "{locked:?}");
+}
+
+#[test]
+fn acknowledged_entries_go_only_when_they_are_named() {
+    let scratch = scratch();
+    let root = killed(scratch.path());
+    change(segment(&root, 3), |bytes| bytes[1200] ^= 1);
+    let before = unlocked(&root);
+    let plan = json(&["repair"], &root);
+    assert_eq!((plan["loss"].as_str(), plan["exit_code"].as_u64()), (Some("5-10"), Some(4)), "{plan}");
+    for arguments in [&["repair", "--apply"][..], &["repair", "--apply", "--accept-loss", "5-9"]] {
+        let refused = json(arguments, &root);
+        assert_eq!((refused["state"].as_str(), refused["exit_code"].as_u64()), (Some("refused"), Some(4)));
+    }
+    assert_eq!(unlocked(&root), before, "refusing changes nothing");
+    assert_eq!(code(&["repair", "--accept-loss", "5-10"], &root), 2, "only with --apply");
+    let done = json(&["repair", "--apply", "--accept-loss", "5-10"], &root);
+    assert_eq!((done["exit_code"].as_u64(), done["last_entry_id"].as_u64()), (Some(0), Some(4)), "{done}");
+    assert_eq!(json(&["verify"], &root)["verdict"], "clean");
+    // What was moved away can still be read.
+    let dumped = run(&["dump", "--json"], &root.join("repair-1/wal_4.log"));
+    let lines = String::from_utf8(dumped.stdout).expect("text");
+    assert_eq!((dumped.status.code(), lines.lines().count()), (Some(0), 2), "{lines}");
+    assert!(lines.starts_with("{\"bytes\":700,\"entry_id\":7"), "{lines}");
+}
+
+#[test]
+fn a_repair_that_was_interrupted_before_the_cut_is_repeated_beside_it() {
+    let scratch = scratch();
+    let root = killed(scratch.path());
+    change(segment(&root, 5), |bytes| bytes.truncate(2800));
+    let torn = copy(&root, &scratch.path().join("torn"));
+    assert_eq!(code(&["repair", "--apply"], &root), 0);
+    // As if the power had gone when everything was saved and nothing was cut.
+    copy(&torn, &root);
+    let report = root.join("repair-1/report.json");
+    change(report, |bytes| {
+        *bytes = String::from_utf8_lossy(bytes).replace("\"done\"", "\"planned\"").into_bytes();
+    });
+    let output = run(&["repair", "--apply"], &root);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("repair-1 was not finished"), "{output:?}");
+    let saved = |folder: &str| fs::read(root.join(folder).join("wal_5.log.from-2048")).expect("reads");
+    assert_eq!(saved("repair-1"), saved("repair-2"));
+    assert_eq!(code(&["verify"], &root), 0);
+}
+
+#[test]
+fn record_logs_are_repaired_and_checkpoints_are_not() {
+    let scratch = scratch();
+    let root = scratch.path();
+    let mut log = RecordLogWriter::new(directory(root), "records.log");
+    for index in 1..=4u8 {
+        log.append_bytes(&[index; 600]).expect("appends");
+        log.flush_and_sync().expect("syncs");
+    }
+    let file = root.join("records.log");
+    let bytes = fs::read(&file).expect("reads");
+    drop(log);
+    fs::write(&file, &bytes[..bytes.len() - 600]).expect("writes");
+    assert_eq!(code(&["verify"], &file), 3);
+    let done = json(&["repair", "--apply"], &file);
+    assert_eq!(
+        (done["kind"].as_str(), done["last_entry_id"].as_u64()),
+        (Some("record_log"), Some(3)),
+        "{done}"
+    );
+    assert_eq!(code(&["verify"], &file), 0);
+    change(file.clone(), |bytes| bytes[1100] ^= 1);
+    let plan = json(&["repair"], &file);
+    assert_eq!((plan["loss"].as_str(), plan["exit_code"].as_u64()), (Some("1-3"), Some(4)), "{plan}");
+    assert_eq!(code(&["repair", "--apply", "--accept-loss", "1-3"], &file), 0);
+    assert_eq!(json(&["verify"], &file)["verdict"], "clean");
+    assert!(root.join("repair-2").is_dir());
+
+    let checkpoint = root.join("state.ckp");
+    fs::copy(fixture("checkpoint/state.ckp"), &checkpoint).expect("copies");
+    change(checkpoint.clone(), |bytes| bytes[1100] ^= 1);
+    let told = json(&["repair"], &checkpoint);
+    assert!(told["obstacle"].as_str().is_some_and(|text| text.contains("older")), "{told}");
+    assert_eq!(code(&["repair"], &segment(&killed(root), 1)), 2);
+}
 
 /// The checkpoint `state` requires this entry.
 const REQUIRED: u64 = 11;
-
-fn run(arguments: &[&str], root: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_durability"));
-    command.arg(arguments[0]).arg(root).args(&arguments[1..]).output().expect("runs")
-}
-
-fn text(arguments: &[&str], root: &Path) -> String {
-    String::from_utf8(run(arguments, root).stdout).expect("text")
-}
-
-fn json(arguments: &[&str], root: &Path) -> Value {
-    let output = run(&[arguments, &["--json"]].concat(), root);
-    let object: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-    assert_eq!(object["exit_code"].as_i64(), output.status.code().map(i64::from), "{object}");
-    object
-}
 
 /// What `verify` and the dry run of `repair` say, which is the same: the plan, and its exit code.
 fn agreed(root: &Path) -> (Value, u64) {
@@ -52,28 +147,11 @@ fn applied(arguments: &[&str], root: &Path) -> Value {
 /// Ten entries, two in each segment; a checkpoint of entry 1, and one of entry 8 that requires all through
 /// [`REQUIRED`]; `more` entries behind what publishing appends.
 fn log(root: &Path, more: u64) -> PathBuf {
-    let root = root.join("log");
-    fs::create_dir(&root).expect("creates");
-    let directory = Arc::new(FsDirectory::existing(&root).expect("opens"));
-    let options = WalOptions {
-        segment_bytes_max: 3600,
-        preallocate_bytes: 0,
-        flush_policy: FlushPolicy::Manual,
-        environment: Arc::new(SeededEnvironment::new(5)),
-        ..WalOptions::default()
-    };
-    let mut wal = WalWriter::<(), FsDirectory>::open_with(Arc::clone(&directory), options).expect("opens");
-    let append = |wal: &mut WalWriter<(), FsDirectory>, count: u64| {
-        for _ in 0..count {
-            let bytes = vec![wal.next_entry_id() as u8; 700];
-            wal.append_bytes_durable(&bytes).expect("commits");
-        }
-    };
+    let root = folder(root, "log");
+    let mut wal = open(&root).expect("opens");
     append(&mut wal, 10);
-    let write = |writer: &mut CheckpointWriter<'_, FsDirectory>| writer.write_state(&[7; 3000]);
-    let publisher = CheckpointPublisher::new(directory);
     for last in [1, 8] {
-        publisher.publish_with(&mut wal, last, "state", write, |path| Ok(path.into())).expect("publishes");
+        publish(&mut wal, &root, last, "state");
     }
     assert_eq!(wal.last_entry_id(), REQUIRED + 1);
     append(&mut wal, more);
@@ -81,39 +159,14 @@ fn log(root: &Path, more: u64) -> PathBuf {
     root
 }
 
-/// The segments, by their ids.
-fn segments(root: &Path) -> Vec<PathBuf> {
-    let paths = fs::read_dir(root.join("wal")).expect("lists").map(|entry| entry.expect("an entry").path());
-    let id = |path: &PathBuf| path.file_stem()?.to_str()?.strip_prefix("wal_")?.parse::<u64>().ok();
-    let mut segments: Vec<_> = paths.filter_map(|path| Some((id(&path)?, path))).collect();
-    segments.sort();
-    segments.into_iter().map(|(_, path)| path).collect()
-}
-
 /// Cuts the last `bytes` off the newest segment.
-fn cut(root: &Path, bytes: u64) {
+fn cut(root: &Path, bytes: usize) {
     let newest = segments(root).pop().expect("a segment");
-    let file = fs::File::options().write(true).open(newest).expect("opens");
-    file.set_len(file.metadata().expect("a size").len() - bytes).expect("cuts");
-}
-
-/// Every file of the log and beside it, but for locks.
-fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(root).expect("lists") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(self::files(&path));
-        } else if !path.ends_with(".lock") {
-            files.push((path.clone(), fs::read(path).expect("reads")));
-        }
-    }
-    files.sort();
-    files
+    change(newest, |contents| contents.truncate(contents.len() - bytes));
 }
 
 fn refused(root: &Path, accepted: &[&str]) {
-    let before = files(root);
+    let before = unlocked(root);
     for accepted in accepted {
         for arguments in [&["repair", "--apply"][..], &["repair", "--apply", "--accept-loss", accepted]] {
             let refused = json(arguments, root);
@@ -121,14 +174,14 @@ fn refused(root: &Path, accepted: &[&str]) {
             assert_eq!(told, (Some("refused"), Some(4)), "{refused}");
         }
     }
-    assert!(files(root) == before, "refusing changes nothing");
+    assert!(unlocked(root) == before, "refusing changes nothing");
     agreed(root);
 }
 
 /// The newest segments are gone and the one before is cut: only the checkpoint tells that this is no tear.
 #[test]
 fn a_log_that_ends_before_what_a_checkpoint_requires_is_not_cut() {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let scratch = scratch();
     let root = log(scratch.path(), 0);
     segments(&root).iter().skip(4).for_each(|path| fs::remove_file(path).expect("removes"));
     cut(&root, 600);
@@ -163,7 +216,7 @@ fn a_log_that_ends_before_what_a_checkpoint_requires_is_not_cut() {
 
 #[test]
 fn a_tear_behind_what_a_checkpoint_requires_is_cut_as_ever() {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let scratch = scratch();
     let root = log(scratch.path(), 1);
     assert_eq!(agreed(&root).1, 0);
     assert_eq!(json(&["repair", "--apply"], &root)["state"], "nothing_to_do");
@@ -180,12 +233,9 @@ fn a_tear_behind_what_a_checkpoint_requires_is_cut_as_ever() {
 /// What is behind the damage serves the checkpoint, what is before it does not.
 #[test]
 fn of_a_damaged_log_the_side_is_kept_that_the_checkpoint_needs() {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let scratch = scratch();
     let root = log(scratch.path(), 0);
-    let damaged = &segments(&root)[1];
-    let mut bytes = fs::read(damaged).expect("reads");
-    bytes[1100] ^= 4;
-    fs::write(damaged, bytes).expect("writes");
+    change(segments(&root).swap_remove(1), |bytes| bytes[1100] ^= 4);
     let (plan, code) = agreed(&root);
     assert_eq!((code, plan["loss"].as_str()), (4, Some("none")), "{plan}");
     let obstacle = plan["obstacle"].as_str().expect("an obstacle");
@@ -209,11 +259,9 @@ fn of_a_damaged_log_the_side_is_kept_that_the_checkpoint_needs() {
 /// The log is repaired all the same, and the checkpoint is told of, before and after.
 #[test]
 fn a_damaged_checkpoint_is_no_obstacle_to_repairing_the_log() {
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let scratch = scratch();
     let root = log(scratch.path(), 1);
-    let mut bytes = fs::read(root.join("state")).expect("reads");
-    bytes[700] ^= 1;
-    fs::write(root.join("state"), bytes).expect("writes");
+    change(root.join("state"), |bytes| bytes[700] ^= 1);
     cut(&root, 600);
     let (plan, code) = agreed(&root);
     assert_eq!(
