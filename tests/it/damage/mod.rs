@@ -2,15 +2,20 @@
 //!
 //! Bars for every row: no acknowledged entry is lost in silence, no corruption is reported clean, no legal
 //! crash state is refused. Rows where a limit of `docs/guarantees.md` shows say so.
+//!
+//! Here: the logs, and what every way to look says of one; other modules use them too. The rows are below.
+
+mod closed;
+mod newest;
+mod segment_files;
 
 use durability::error::{Check, PersistenceError, Proof, TornEvidence};
-use durability::formats::frame::{FrameHeaderState, FrameKind, FrameSeed, Seal, SealReason, decode_header};
+use durability::formats::frame::{FrameHeaderState, FrameKind, FrameSeed, decode_header};
 use durability::formats::header::{FileKind, HeaderState, decode};
-use durability::framing::{Control, control_commit};
 use durability::storage::{FlushPolicy, SeededEnvironment};
 use durability::testing::sim::SimDisk;
-use durability::walog::{LogEnd, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{Directory, MemoryDirectory, PersistenceResult};
+use durability::walog::{WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::{Directory, PersistenceResult};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -30,8 +35,6 @@ pub(crate) enum Shape {
 
 pub(crate) const SHAPES: [Shape; 5] =
     [Shape::Fresh, Shape::Preallocated, Shape::Recycled, Shape::InFlight, Shape::Rotated];
-/// Shapes in which every entry was acknowledged before the next was appended.
-const ONE_BY_ONE: [Shape; 4] = [Shape::Fresh, Shape::Preallocated, Shape::Recycled, Shape::Rotated];
 
 /// A log and what is in it.
 pub(crate) struct Log {
@@ -129,6 +132,25 @@ pub(crate) fn build(shape: Shape, sealed: bool) -> Log {
     let path = format!("wal/wal_{id}.log");
     let frames = frames(&contents(&disk, &path));
     Log { disk, path, frames, last, old }
+}
+
+/// Four sealed segments of two entries, and a newest one of two.
+pub(crate) fn segments(sealed: bool) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let mut wal = open(&disk, Shape::Fresh).expect("opens");
+    for _ in 0..5 {
+        wal.set_segment_size_limit_bytes(1);
+        append(&mut wal, 1);
+        wal.set_segment_size_limit_bytes(1 << 20);
+        append(&mut wal, 1);
+    }
+    if sealed {
+        wal.close().expect("closes");
+        return disk;
+    }
+    let killed = disk.after_kill();
+    drop(wal);
+    killed
 }
 
 /// The spare that is used first.
@@ -302,417 +324,5 @@ fn must_be_corrupt(log: &Log, what: &str, damage: impl FnOnce(&mut Vec<u8>)) -> 
     match verdict(log, what, damage) {
         (Outcome::Corrupt(..), Outcome::Corrupt(check, proof)) => (check, proof),
         outcomes => panic!("{what}: {outcomes:?}"),
-    }
-}
-
-fn must_be_torn(log: &Log, what: &str, last: u64, damage: impl FnOnce(&mut Vec<u8>)) -> TornEvidence {
-    match verdict(log, what, damage) {
-        (Outcome::Torn(evidence), Outcome::Entries(found)) if found == last => evidence,
-        outcomes => panic!("{what}: {outcomes:?}, expected a tear after {last}"),
-    }
-}
-
-#[test]
-fn undamaged_logs_of_every_shape_are_clean() {
-    for shape in SHAPES {
-        for sealed in [false, true] {
-            let log = build(shape, sealed);
-            let outcomes = verdict(&log, "nothing", |_| {});
-            assert!(
-                matches!(outcomes, (Outcome::Entries(a), Outcome::Entries(b)) if a == log.last && b == log.last)
-            );
-        }
-    }
-}
-
-/// Limit: a newest segment that is cut short looks like one that never got longer, unless something
-/// attests more.
-#[test]
-fn cut_at_every_byte_of_the_last_frames_ends_before_the_first_frame_that_is_cut() {
-    for shape in [Shape::Fresh, Shape::Preallocated] {
-        let log = build(shape, false);
-        let from = log.frames[log.frames.len() - 3].offset;
-        let to = log.frames.last().map_or(0, |last| last.offset + last.bytes);
-        for cut in from..to {
-            let frame = log.frames.iter().find(|frame| cut < frame.offset + frame.bytes).expect("a frame");
-            let last = frame.last_entry_id - 1;
-            let outcomes = verdict(&log, &format!("{shape:?} cut at {cut}"), |bytes| bytes.truncate(cut));
-            match outcomes {
-                (Outcome::Entries(found), _) if cut == frame.offset => assert_eq!(found, last),
-                (Outcome::Torn(TornEvidence::PastFileEnd), Outcome::Entries(found)) => {
-                    assert_eq!(found, last)
-                }
-                other => panic!("cut at {cut}: {other:?}"),
-            }
-        }
-    }
-}
-
-#[test]
-fn every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not() {
-    for shape in SHAPES {
-        for sealed in [false, true] {
-            let log = build(shape, sealed);
-            let data: Vec<_> = log.frames.iter().filter(|frame| frame.kind == FrameKind::Data).collect();
-            for frame in
-                [log.frames.first().expect("a frame"), data[0], data[data.len() / 2], data[data.len() - 1]]
-            {
-                let header = (0..48 * 8).map(|bit| (frame.offset + bit / 8, bit % 8));
-                let payload =
-                    (0..frame.payload_bytes).step_by(97).map(|byte| (frame.offset + 48 + byte, byte % 8));
-                for (byte, bit) in header.chain(payload) {
-                    let what = format!("{shape:?} sealed {sealed} byte {byte} bit {bit}");
-                    let disk = log.disk.after_kill();
-                    let mut bytes = contents(&disk, &log.path);
-                    bytes[byte] ^= 1 << bit;
-                    replace(&disk, &log.path, &bytes);
-                    // Opening and going on is the matrix's: this is every bit.
-                    for mode in [WalReplayMode::Strict, WalReplayMode::BestEffortTail] {
-                        let told = outcome(&disk, mode);
-                        assert!(matches!(told, Outcome::Corrupt(..)), "{what}: {told:?}");
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit() {
-    for shape in ONE_BY_ONE {
-        let log = build(shape, false);
-        let last = *log.frames.last().expect("a frame");
-        for frame in &log.frames {
-            for sector in (frame.offset..frame.offset + frame.bytes).step_by(512) {
-                let what = format!("{shape:?} sector at {sector}");
-                let zero = |bytes: &mut Vec<u8>| bytes[sector..sector + 512].fill(0);
-                if frame.offset == last.offset {
-                    // Limit: nothing attests the very last commit of a killed writer.
-                    let gone = frame.bytes == 512;
-                    match verdict(&log, &what, zero) {
-                        (Outcome::Torn(TornEvidence::OldSectors { sectors: 1 }), Outcome::Entries(found))
-                            if !gone =>
-                        {
-                            assert_eq!(found, log.last - 1);
-                        }
-                        (Outcome::Entries(found), Outcome::Entries(_)) if gone => {
-                            assert_eq!(found, log.last - 1)
-                        }
-                        other => panic!("{what}: {other:?}"),
-                    }
-                } else {
-                    let (_, proof) = must_be_corrupt(&log, &what, zero);
-                    assert!(matches!(proof, Proof::Attested { .. }), "{what}: {proof:?}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_seal_closes_the_window_of_the_last_commit() {
-    for shape in SHAPES {
-        let log = build(shape, true);
-        let last = log.frames[log.frames.len() - 2];
-        for sector in (last.offset..last.offset + last.bytes).step_by(512) {
-            let what = format!("{shape:?} sector at {sector}");
-            let (_, proof) = must_be_corrupt(&log, &what, |bytes| bytes[sector..sector + 512].fill(0));
-            assert!(matches!(proof, Proof::Attested { .. }), "{what}: {proof:?}");
-        }
-    }
-}
-
-/// What opening says of the end, without changing anything else: where it is, and what has to be written again.
-fn opened_end(disk: &SimDisk) -> Option<LogEnd> {
-    let disk = disk.after_kill();
-    open(&disk, Shape::Fresh).ok().and_then(|wal| wal.recovered().cloned())
-}
-
-/// What a scan of the whole log says of the end.
-fn scanned_end(disk: &SimDisk) -> Option<LogEnd> {
-    let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
-    let first = match reader.entry_range(WalReplayMode::BestEffortTail) {
-        Ok(range) => range.map_or(1, |(first, _)| first),
-        Err(_) => 1,
-    };
-    reader
-        .replay_bytes_from(first, WalReplayMode::BestEffortTail, |_, _| Ok(()))
-        .ok()
-        .map(|summary| summary.end)
-}
-
-fn same_end(opened: &LogEnd, scanned: &LogEnd, what: &str) {
-    let told = |end: &LogEnd| {
-        let torn = end.torn.clone().map(|torn| torn.to_string());
-        let tail = (end.closed, torn, end.unproven.clone(), end.dropped.clone());
-        (end.last_entry_id, end.last_segment, end.attested_entry_id, tail)
-    };
-    assert_eq!(told(opened), told(scanned), "{what}");
-}
-
-/// Writes the newest segment anew up to its last data frame, and seals of these reasons and watermarks.
-fn sealed_anew(log: &Log, seals: &[(SealReason, u64)]) -> SimDisk {
-    let disk = log.disk.after_kill();
-    let mut bytes = contents(&disk, &log.path);
-    let HeaderState::Good(header) = decode(FileKind::Segment, &bytes[..512]) else { panic!("no header") };
-    let data = log.frames.iter().rfind(|frame| frame.kind == FrameKind::Data).expect("data");
-    bytes.truncate(data.offset + data.bytes);
-    for (reason, durable) in seals {
-        let seal = Control::Seal(Seal { reason: *reason, successor_id: 0, successor_salt: 0 });
-        let (offset, seed) = (bytes.len() as u64, FrameSeed::new(header.salt));
-        bytes.extend_from_slice(&control_commit(seal, offset, seed, 512, log.last + 1, *durable));
-    }
-    replace(&disk, &log.path, &bytes);
-    disk
-}
-
-#[test]
-fn a_closed_log_is_opened_by_its_last_block_with_the_end_that_reading_finds() {
-    for shape in SHAPES {
-        let log = build(shape, true);
-        let scanned = scanned_end(&log.disk).expect("reads");
-        let opened = opened_end(&log.disk).expect("opens");
-        same_end(&opened, &scanned, "undamaged");
-        assert_eq!((opened.segments_read, opened.closed), (0, true), "{shape:?}: nothing was scanned");
-        // Nothing before the last block is looked at but the first frame.
-        let disk = log.disk.after_kill();
-        let mut bytes = contents(&disk, &log.path);
-        let end = bytes.len();
-        bytes[1024..end - 512].fill(0xa5);
-        replace(&disk, &log.path, &bytes);
-        same_end(&opened_end(&disk).expect("opens"), &opened, "everything between was damaged");
-        assert!(scanned_end(&disk).is_none(), "and reading says so");
-
-        let last = log.last;
-        // What, its seals, whether the last block tells the end.
-        type Case<'a> = (&'a str, &'a [(SealReason, u64)], bool);
-        let cases: [Case<'_>; 6] = [
-            ("closed", &[(SealReason::Close, last)], true),
-            (
-                "idle, then closed: the end is before both",
-                &[(SealReason::Idle, last), (SealReason::Close, last)],
-                false,
-            ),
-            ("closed, one entry not attested", &[(SealReason::Close, last - 1)], false),
-            ("closed, nothing attested", &[(SealReason::Close, 0)], false),
-            ("idle", &[(SealReason::Idle, last)], false),
-            ("not sealed", &[], false),
-        ];
-        for (what, seals, tells) in cases {
-            let disk = sealed_anew(&log, seals);
-            let what = format!("{shape:?}, {what}");
-            let (opened, scanned) = (opened_end(&disk).expect("opens"), scanned_end(&disk).expect("reads"));
-            same_end(&opened, &scanned, &what);
-            assert_eq!(opened.segments_read == 0, tells, "{what}");
-            let data = log.frames.iter().rfind(|frame| frame.kind == FrameKind::Data).expect("data");
-            let end = opened.last_segment.expect("a segment").end_offset;
-            assert_eq!(end, (data.offset + data.bytes) as u64, "{what}: nothing may rest on a seal");
-            verdict_of(&disk, &what);
-        }
-    }
-}
-
-/// The segment that goes on attests nothing there: whoever opened without looking would turn the damage into a
-/// tear.
-#[test]
-fn on_a_volatile_directory_a_closed_log_is_scanned() {
-    let log = build(Shape::Fresh, true);
-    let mut bytes = contents(&log.disk, &log.path);
-    let data = log.frames[log.frames.len() - 2];
-    bytes[data.offset + 512..data.offset + 1024].fill(0);
-    let directory = MemoryDirectory::arc();
-    directory.create_dir_all("wal").expect("makes the folder");
-    directory.create_file(&log.path).expect("creates").write_all(&bytes).expect("writes");
-    let opened = WalWriter::<(), MemoryDirectory>::open(directory);
-    assert!(opened.expect_err("it is damaged").is_corruption());
-}
-
-#[test]
-fn a_damaged_closing_seal_tells_nothing() {
-    for shape in SHAPES {
-        let log = build(shape, true);
-        let seal = *log.frames.last().expect("a seal");
-        for bit in (0..(48 + 24) * 8).chain([511 * 8]) {
-            let what = format!("{shape:?} bit {bit} of the seal");
-            let disk = log.disk.after_kill();
-            let mut bytes = contents(&disk, &log.path);
-            bytes[seal.offset + bit / 8] ^= 1 << (bit % 8);
-            replace(&disk, &log.path, &bytes);
-            assert!(opened_end(&disk).is_none() && scanned_end(&disk).is_none(), "{what}");
-        }
-        // Zeros behind the seal, half a seal, bytes behind it: scanned, as ever.
-        for grow in [-512i64, -1, 1, 512, 4096] {
-            let disk = log.disk.after_kill();
-            let mut bytes = contents(&disk, &log.path);
-            bytes.resize((bytes.len() as i64 + grow) as usize, 0);
-            replace(&disk, &log.path, &bytes);
-            let what = format!("{shape:?}, {grow} bytes more");
-            let (opened, scanned) = (opened_end(&disk).expect("opens"), scanned_end(&disk).expect("reads"));
-            same_end(&opened, &scanned, &what);
-            assert_eq!(opened.segments_read, 1, "{what}");
-        }
-    }
-}
-
-#[test]
-fn a_page_of_an_unfinished_commit_missing_under_later_ones_is_a_legal_crash() {
-    // Three commits in flight together: none attests another.
-    let disk = SimDisk::new(1);
-    let mut wal = open(&disk, Shape::Preallocated).expect("opens");
-    append(&mut wal, 2);
-    in_flight_together(&mut wal, 3);
-    let path = format!("wal/wal_{}.log", wal.current_segment_id());
-    let killed = disk.after_kill();
-    drop(wal);
-    let log = Log { frames: frames(&contents(&killed, &path)), disk: killed, path, last: 5, old: Vec::new() };
-    let first = log.frames[3];
-    for sector in (first.offset..first.offset + first.bytes).step_by(512) {
-        let what = format!("sector at {sector}");
-        let evidence = must_be_torn(&log, &what, 2, |bytes| bytes[sector..sector + 512].fill(0));
-        assert_eq!(evidence, TornEvidence::LaterCommits { frames: 2 });
-    }
-}
-
-#[test]
-fn what_follows_the_end_is_judged_by_what_it_is() {
-    for shape in SHAPES {
-        let killed = build(shape, false);
-        let end = killed.frames.last().map_or(0, |last| last.offset + last.bytes);
-        let grow = |bytes: &mut Vec<u8>, tail: &[u8]| {
-            bytes.resize(bytes.len().max(end + tail.len()), 0);
-            bytes[end..end + tail.len()].copy_from_slice(tail);
-        };
-        let outcomes = verdict(&killed, "zeros", |bytes| grow(bytes, &[0; 5000]));
-        assert!(matches!(outcomes, (Outcome::Entries(a), _) if a == killed.last));
-        let (_, proof) = must_be_corrupt(&killed, "garbage", |bytes| grow(bytes, &[0xa5; 512]));
-        assert_eq!(proof, Proof::FullyWritten);
-        // A frame of another log, and one of this file in another place, check out nowhere.
-        let other = build(if shape == Shape::Fresh { Shape::Preallocated } else { Shape::Fresh }, false);
-        let stranger = contents(&other.disk, &other.path)[512..1024].to_vec();
-        must_be_corrupt(&killed, "a stranger's frame", |bytes| grow(bytes, &stranger));
-        let own = contents(&killed.disk, &killed.path)[512..1024].to_vec();
-        must_be_corrupt(&killed, "an own frame elsewhere", |bytes| grow(bytes, &own));
-        // Behind the seal of a closed log nothing counts.
-        let sealed = build(shape, true);
-        let end = sealed.frames.last().map_or(0, |last| last.offset + last.bytes);
-        let outcomes = verdict(&sealed, "garbage behind a seal", |bytes| {
-            bytes.resize(end + 512, 0);
-            bytes[end..end + 512].fill(0xa5);
-        });
-        assert!(matches!(outcomes, (Outcome::Entries(a), _) if a == sealed.last));
-    }
-}
-
-/// Four sealed segments of two entries, and a newest one of two.
-pub(crate) fn segments(sealed: bool) -> SimDisk {
-    let disk = SimDisk::new(1);
-    let mut wal = open(&disk, Shape::Fresh).expect("opens");
-    for _ in 0..5 {
-        wal.set_segment_size_limit_bytes(1);
-        append(&mut wal, 1);
-        wal.set_segment_size_limit_bytes(1 << 20);
-        append(&mut wal, 1);
-    }
-    if sealed {
-        wal.close().expect("closes");
-        return disk;
-    }
-    let killed = disk.after_kill();
-    drop(wal);
-    killed
-}
-
-fn must_be_corrupt_log(disk: &SimDisk, what: &str) -> (Check, Proof) {
-    match verdict_of_reading(disk) {
-        (Outcome::Corrupt(..), Outcome::Corrupt(check, proof)) => (check, proof),
-        outcomes => panic!("{what}: {outcomes:?}"),
-    }
-}
-
-/// Without opening: opening does not look at old segments.
-fn verdict_of_reading(disk: &SimDisk) -> (Outcome, Outcome) {
-    let read = |mode| {
-        let reader = WalReader::<(), SimDisk>::new(Arc::new(disk.clone()));
-        let mut last = 0;
-        let replayed = reader.replay_bytes_from(1, mode, |entry_id, bytes| {
-            assert_eq!((entry_id, bytes), (last + 1, &payload(entry_id)[..]));
-            last = entry_id;
-            Ok(())
-        });
-        replayed.map_or_else(classify, |_| Outcome::Entries(last))
-    };
-    (read(WalReplayMode::Strict), read(WalReplayMode::BestEffortTail))
-}
-
-#[test]
-fn missing_swapped_copied_and_emptied_segments_are_named() {
-    for sealed in [true, false] {
-        let disk = segments(sealed);
-        disk.delete("wal/wal_3.log").expect("deletes");
-        let (check, _) = must_be_corrupt_log(&disk, "a middle segment missing");
-        assert_eq!(check, Check::SegmentMissing { segment_id: 3 });
-
-        let disk = segments(sealed);
-        disk.delete("wal/wal_5.log").expect("deletes");
-        let (check, proof) = must_be_corrupt_log(&disk, "the newest segment missing");
-        assert_eq!(check, Check::SegmentMissing { segment_id: 5 });
-        assert!(matches!(proof, Proof::NamedBySeal { .. }));
-
-        let disk = segments(sealed);
-        let copy = contents(&disk, "wal/wal_2.log");
-        replace(&disk, "wal/wal_6.log", &copy);
-        let (check, _) = must_be_corrupt_log(&disk, "a segment copied");
-        assert_eq!(check, Check::SegmentName { named: 6, stated: 2 });
-
-        let disk = segments(sealed);
-        let (two, three) = (contents(&disk, "wal/wal_2.log"), contents(&disk, "wal/wal_3.log"));
-        replace(&disk, "wal/wal_2.log", &three);
-        replace(&disk, "wal/wal_3.log", &two);
-        let (check, _) = must_be_corrupt_log(&disk, "two segments swapped");
-        assert_eq!(check, Check::SegmentName { named: 2, stated: 3 });
-
-        for id in 1..=5 {
-            let path = format!("wal/wal_{id}.log");
-            let disk = segments(sealed);
-            replace(&disk, &path, &[]);
-            must_be_corrupt_log(&disk, &format!("{path} truncated to zero"));
-            let disk = segments(sealed);
-            let mut bytes = contents(&disk, &path);
-            bytes[..512].fill(0);
-            replace(&disk, &path, &bytes);
-            must_be_corrupt_log(&disk, &format!("the header of {path} zeroed"));
-            for bit in (0..4096).step_by(61) {
-                let disk = segments(sealed);
-                let mut bytes = contents(&disk, &path);
-                bytes[bit / 8] ^= 1 << (bit % 8);
-                replace(&disk, &path, &bytes);
-                must_be_corrupt_log(&disk, &format!("bit {bit} of the header of {path}"));
-            }
-        }
-    }
-}
-
-#[test]
-fn every_sector_of_every_older_segment_is_missed() {
-    let good = segments(false);
-    let whole = verdict_of_reading(&good);
-    for id in 1..=4 {
-        let path = format!("wal/wal_{id}.log");
-        let bytes = contents(&good, &path);
-        for sector in (512..bytes.len()).step_by(512) {
-            let disk = segments(false);
-            let mut damaged = bytes.clone();
-            damaged[sector..sector + 512].fill(0);
-            replace(&disk, &path, &damaged);
-            let what = format!("{path} sector at {sector}");
-            let is_seal = bytes[sector + 512..].iter().all(|byte| *byte == 0);
-            match verdict_of_reading(&disk) {
-                told if damaged == bytes => assert_eq!(told, whole),
-                // The segment behind it says all that the seal said.
-                told if is_seal => assert_eq!(told, whole, "{what}"),
-                (Outcome::Corrupt(..), Outcome::Corrupt(..)) => {}
-                other => panic!("{what}: {other:?}"),
-            }
-        }
     }
 }
