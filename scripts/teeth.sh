@@ -49,7 +49,7 @@ checkpoint_before_log | it | power_cut::no_power_cut_during_publishing_loses_a_s
 skip_checkpoint_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
 skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
-drop_seal_watermark | it | damage::a_seal_closes_the_window_of_the_last_commit
+drop_seal_watermark | it | damage::closed::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
 durable_beside_flushes | it | flushing::no_power_cut_beside_flushes_in_flight_loses_what_was_acknowledged
 await_each_flush | it | flushing::several_are_in_flight_beside_each_other_and_no_more_than_is_promised
@@ -62,12 +62,12 @@ streams_are_zero_filled | it | flushing::what_nobody_commits_to_is_not_written_t
 rotate_beside_flights | it | tickets::no_segment_is_left_while_commits_of_it_are_in_flight
 sync_waits_for_segment | it | tickets::what_is_flushed_becomes_durable_although_there_is_no_space_for_what_follows
 header_block_is_a_sector | lib | formats::scan::tests::any_set_of_sectors_of_a_last_frame_that_survives_is_torn_whatever_the_alignment
-ignore_attestation | it | damage::a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit
+ignore_attestation | it | damage::newest::a_lost_sector_is_corruption_where_something_attests_it_and_torn_in_the_last_commit
 size_is_no_metadata | lib | backends::fault_tests::zeros_and_a_new_size_are_synced_with_the_inode
 skip_root_directory_sync | lib | backends::fault_tests::every_durable_operation_on_names_syncs_the_directory_and_contents_come_first
 watermark_of_pending | it | power_cut::no_power_cut_loses_what_a_shared_log_acknowledged
 resume_in_place | it | power_cut::no_power_cut_during_recovery_loses_or_invents_anything
-ignore_missing_successor | it | damage::missing_swapped_copied_and_emptied_segments_are_named
+ignore_missing_successor | it | damage::segment_files::missing_swapped_copied_and_emptied_segments_are_named
 ignore_what_checkpoint_needs | lib | publish::tests::a_log_that_lost_what_a_checkpoint_needs_is_corruption_and_never_a_fresh_start
 record_log_rests_on_seal | it | power_cut::a_record_log_whose_syncs_fail_loses_nothing_that_was_promised
 skip_record_log_directory_sync | it | power_cut::no_power_cut_loses_an_acknowledged_record
@@ -102,7 +102,7 @@ skip_sweep | lib | publish::tests::what_a_crash_left_under_temporary_names_is_sw
 checkpoint_without_seal | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
 read_error_is_end | it | unreadable::a_read_that_fails_is_never_the_end_of_a_record_log
 strict_accepts_torn | it | fixtures::a_torn_fixture_is_torn_and_nothing_else
-fully_written_is_torn | it | damage::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
+fully_written_is_torn | it | damage::newest::every_flipped_bit_is_corruption_in_first_middle_and_last_frames_sealed_and_not
 trust_length | lib | formats::frame::tests::a_length_above_the_limit_is_impossible_however_well_it_is_signed
 reader_never_looks_anew | it | reader::what_cannot_be_read_is_told_apart
 reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_its_commit_has_ended
