@@ -61,6 +61,8 @@ fn a_quick_run_is_one_object_with_every_field() {
         for used in ["cpu_us_per_commit", "switches_per_commit"] {
             assert!(!cfg!(unix) || row[used].as_f64() >= Some(0.0), "{used}: {row}");
         }
+        let of_all = &row["machine_cpu_us_per_commit"];
+        assert!(of_all.as_f64() >= Some(0.0) || !cfg!(target_os = "linux"), "{row}");
         assert!(row["disk_bytes_per_entry"].as_f64() >= row["entry_bytes"].as_f64(), "{row}");
         // One commit in flight, and nothing else, is compared to the best loop of that kind.
         let alone = row["committers"] == 1 && row["name"] != "ring depth 16";

@@ -8,8 +8,11 @@ use std::path::PathBuf;
 /// Readings of counters that only grow; `None` where this system does not have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Used {
-    /// Processor time of all threads and of the kernel's workers for them, in microseconds.
+    /// Processor time of all threads and of their rings' workers, in microseconds.
     pub cpu_us: Option<f64>,
+    /// Processor time of the whole machine, in microseconds: with interrupts and with the kernel's own workers, which
+    /// flush for a direct write through a ring and are on nobody's account; and with whatever else runs.
+    pub machine_us: Option<f64>,
     /// Context switches, voluntary or not.
     pub switches: Option<f64>,
     /// Flush requests that the device completed, whoever asked.
@@ -23,6 +26,7 @@ impl Used {
         let minus = |now: Option<f64>, then: Option<f64>| Some((now? - then?).max(0.0));
         Self {
             cpu_us: minus(self.cpu_us, before.cpu_us),
+            machine_us: minus(self.machine_us, before.machine_us),
             switches: minus(self.switches, before.switches),
             device_flushes: minus(self.device_flushes, before.device_flushes),
             device_bytes: minus(self.device_bytes, before.device_bytes),
@@ -48,13 +52,28 @@ impl Meter {
         let stat = self.device_stat.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let (device_flushes, device_bytes) =
             stat.as_deref().map_or((None, None), |stat| (stat_field(stat, 15), stat_field(stat, 6)));
-        Used { cpu_us, switches, device_flushes, device_bytes: device_bytes.map(|sectors| sectors * 512.0) }
+        Used {
+            cpu_us,
+            machine_us: std::fs::read_to_string("/proc/stat").ok().as_deref().and_then(busy_us),
+            switches,
+            device_flushes,
+            device_bytes: device_bytes.map(|sectors| sectors * 512.0),
+        }
     }
 
     /// What was used since an earlier reading.
     pub fn since(&self, before: &Used) -> Used {
         self.read().since(before)
     }
+}
+
+/// What all processors together did, of the first line of `/proc/stat`: all but waiting, in hundredths of a second.
+fn busy_us(stat: &str) -> Option<f64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let fields: [f64; 7] =
+        std::array::from_fn(|_| fields.next().and_then(|field| field.parse().ok()).unwrap_or(0.0));
+    let [user, nice, system, _idle, _io_wait, interrupts, soft_interrupts] = fields;
+    Some((user + nice + system + interrupts + soft_interrupts) * 10_000.0)
 }
 
 /// One of the numbers in a block device's `stat`, counted from 0: 6 is sectors written (of 512 bytes), 15
@@ -90,6 +109,13 @@ mod tests {
         assert_eq!(stat_field(stat, 15), Some(16.0));
         // Before Linux 5.5 flushes were not counted.
         assert_eq!(stat_field("1 2 3 4 5 6 7 8 9 10 11", 15), None);
+    }
+
+    #[test]
+    fn a_machine_is_busy_when_it_does_not_wait() {
+        let stat = "cpu  1 2 3 1000 1000 4 5 1000 1000 0\ncpu0 1 2 3 1000 1000 4 5 1000 1000 0\n";
+        assert_eq!(busy_us(stat), Some(150_000.0));
+        assert_eq!(busy_us("something else\n"), None);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Row {
     pub p999_us: Option<f64>,
     /// Processor time per commit, in microseconds.
     pub cpu_us_per_commit: Option<f64>,
+    /// The same of the whole machine: with the kernel's workers, and with whatever else runs.
+    pub machine_cpu_us_per_commit: Option<f64>,
     /// Context switches per commit.
     pub switches_per_commit: Option<f64>,
     /// What an entry takes in the files, in bytes: its own, and its share of headers and padding.
@@ -97,6 +99,7 @@ fn row(line: &Line, lines: &[Line]) -> Row {
         p99_us: percentile(1),
         p999_us: percentile(2),
         cpu_us_per_commit: line.median(|sample| sample.per_commit(|used| used.cpu_us)),
+        machine_cpu_us_per_commit: line.median(|sample| sample.per_commit(|used| used.machine_us)),
         switches_per_commit: line.median(|sample| sample.per_commit(|used| used.switches)),
         disk_bytes_per_entry: line.median(Sample::file_bytes_per_entry),
         device_flushes_per_commit: line.median(|sample| sample.per_commit(|used| used.device_flushes)),
