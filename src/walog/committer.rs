@@ -437,6 +437,7 @@ impl<D: Directory + ?Sized> Committer<D> {
     fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
+        queue.reaper_blocks = !queue.is_owner();
         queue.await_flights(|| self.environment.elapsed());
         let look_at = self.look_at(&queue);
         drop(queue);

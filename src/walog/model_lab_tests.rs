@@ -115,7 +115,8 @@ impl Lab {
         let (disk, faults) = (SimDisk::new(thread_rng().r#gen()), Faults::new());
         let mut options = WalOptions {
             environment: Arc::new(SeededEnvironment::new(1)),
-            pipeline_depth: Some(1 + pick(4)),
+            // Without a depth of its own threads that block go together, and tickets overlap.
+            pipeline_depth: [None, Some(1 + pick(4))][pick(2)],
             preallocate_bytes: 0,
             segment_bytes_max: [2048, 1 << 20][pick(2)],
             // Whoever makes segments ahead of need has models of its own.

@@ -162,6 +162,46 @@ fn every_ticket_resolves_once_whoever_waits() {
     });
 }
 
+/// Threads that block keep what tickets want waiting, and never leave it so: whoever stops driving hands on to the
+/// log's own thread, though nobody who waits for a ticket can drive.
+#[test]
+fn tickets_beside_threads_that_block_are_driven() {
+    explore("tickets beside threads that block", || {
+        let lab = Lab::new(|options| {
+            options.pipeline_depth = None;
+            options.slow_after = [None, Some(FOR_EVER)][pick(2)];
+        });
+        spawn_all(&lab, 3, move |lab, index| {
+            let writer = lab.writer();
+            for _ in 0..2 {
+                let entry_id = match index {
+                    0 => writer.append_bytes_durable(b"entry").expect("nothing fails"),
+                    1 if pick(2) == 0 => {
+                        let entry_id = writer.append_bytes(b"entry").expect("nothing fails");
+                        writer.flush().expect("nothing fails");
+                        lab.assert_flushed(entry_id);
+                        continue;
+                    }
+                    1 => writer.append_bytes_durable(b"entry").expect("nothing fails"),
+                    _ => {
+                        let ticket = writer.submit_bytes(b"entry").expect("is accepted");
+                        match pick(3) {
+                            0 => shuttle::future::block_on(ticket).expect("nothing fails"),
+                            1 => ticket.wait_timeout(FOR_EVER).expect("nothing fails"),
+                            _ => {
+                                drop(poll_once(ticket));
+                                continue;
+                            }
+                        }
+                    }
+                };
+                lab.assert_durable(entry_id);
+            }
+        });
+        assert_eq!(lab.close_and_count(), 6);
+    });
+}
+
 /// Tickets are dropped, polled or not, and so is every handle: what was submitted happens.
 #[test]
 fn what_was_submitted_happens_though_everybody_leaves() {

@@ -50,6 +50,8 @@ pub(super) struct Queue {
     pub running: isize,
     pub submitting: bool,
     pub reaping: bool,
+    /// Whoever waits for a completion waits for an entry of its own, and is not the owner.
+    pub reaper_blocks: bool,
     pub commits_begun: u64,
     /// The last entry that a commit has taken.
     pub begun_entry_id: u64,
@@ -167,6 +169,7 @@ impl Queue {
             running: 0,
             submitting: false,
             reaping: false,
+            reaper_blocks: false,
             commits_begun: 0,
             begun_entry_id: flushed,
             promised_entry_id: durable,
@@ -322,7 +325,9 @@ impl Queue {
     fn is_worth_its_own_commit(&self) -> bool {
         let largest = self.flights.iter().map(|flight| flight.entries).max();
         let is_asked_for = self.options.pipeline_depth.is_some();
-        Some(self.pending.entry_count()) >= largest && (is_asked_for || !self.waiters.has_drivers())
+        let threads_block = self.waiters.has_drivers()
+            || (self.reaping && self.reaper_blocks && !planted::on("driver_is_no_committer"));
+        Some(self.pending.entry_count()) >= largest && (is_asked_for || !threads_block)
     }
 
     /// How many commits may be in flight. Where a flush is slow, more of them overlap; where it is fast, the
@@ -571,5 +576,42 @@ impl Queue {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::FRAME_ALIGNMENT_MIN;
+
+    /// Whether an entry begins a commit of its own beside one that is in flight and as large.
+    fn begins_beside(prepare: impl FnOnce(&mut Queue)) -> bool {
+        let mut queue = Queue::new(WalOptions::default(), Batch::new(FRAME_ALIGNMENT_MIN, 1, 0), (0, 0));
+        let room = Room { bytes_left: Some(1 << 30), reserved_bytes_left: 1 << 30, old_at: None };
+        queue.enter_segment(room, None);
+        queue.set_in_flight_max(32);
+        let append =
+            |queue: &mut Queue| queue.push_all(1, &mut |batch, _| batch.push(b"entry")).expect("fits");
+        append(&mut queue);
+        queue.take(Effect::Durable, false, Duration::ZERO);
+        queue.running += 1;
+        let second = append(&mut queue);
+        prepare(&mut queue);
+        queue.can_submit(second, Effect::Durable)
+    }
+
+    #[test]
+    fn tickets_overlap_and_threads_that_block_go_together() {
+        assert!(begins_beside(|_| ()), "nobody has begun to wait");
+        assert!(begins_beside(|queue| queue.reaping = true), "the owner waits for the first");
+        assert!(!begins_beside(|queue| (queue.reaping, queue.reaper_blocks) = (true, true)));
+        let listed = |queue: &mut Queue| {
+            queue.waiters.add(1, super::super::waiters::Wake::Driver(thread::current()));
+        };
+        assert!(!begins_beside(listed));
+        assert!(begins_beside(|queue| {
+            listed(queue);
+            queue.options.pipeline_depth = Some(2);
+        }));
     }
 }
