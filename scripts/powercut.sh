@@ -26,7 +26,7 @@ if [ "${1:-}" = --teeth ]; then
     cargo run --release -p durability-powercut -- --kind device --fs ext4 --points 200 --flushes lie "$@"
     RUSTFLAGS="${RUSTFLAGS:-} --cfg durability_planted" CARGO_TARGET_DIR="$PWD/target/teeth" \
         cargo run --release -p durability-powercut -- --kind device --points 800 --seed 5 \
-        --plants skip_fdatasync,drop_link_flag,drop_dsync_flag,rotate_without_sync,skip_directory_sync,watermark_of_flushed,resume_in_place,truncate_before_checkpoint,skip_checkpoint_sync \
+        --plants skip_fdatasync,drop_link_flag,drop_dsync_flag,drop_alone_dsync,rotate_without_sync,skip_directory_sync,watermark_of_flushed,resume_in_place,truncate_before_checkpoint,skip_checkpoint_sync \
         "$@"
     exit
 fi

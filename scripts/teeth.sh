@@ -31,6 +31,11 @@ free_buffer_early | lib | backends::io_uring::tests::commits_of_several_threads_
 skip_drain | lib | backends::io_uring::tests::a_file_that_is_dropped_has_all_that_was_accepted_and_keeps_its_lock_until_then
 drop_dsync_flag | lib | backends::io_uring::ring::tests::every_unit_asks_for_what_it_is_named_for
 drop_link_flag | lib | backends::io_uring::ring::tests::every_unit_asks_for_what_it_is_named_for
+drop_alone_dsync | lib | backends::io_uring::file::alone::tests::answers::it_asks_for_durability_and_a_failure_closes_the_file
+drop_forgets_alone | lib | backends::io_uring::file::alone::tests::a_file_that_is_dropped_with_one_commit_has_it
+start_leaves_alone | lib | backends::io_uring::file::alone::tests::a_commit_that_nobody_waits_for_begins_when_it_is_told_to
+submit_wakes_nobody | lib | backends::io_uring::file::alone::tests::who_waits_beside_a_slow_write_hears_of_the_next_commit
+driver_is_no_committer | lib | walog::queue::tests::tickets_overlap_and_threads_that_block_go_together
 dsync_vouches_for_all | lib | backends::io_uring::tests::what_was_only_flushed_is_synced_by_the_next_durable_commit
 latch_never_trips | it | poison::every_operation_of_a_poisoned_writer_says_so_and_reopening_goes_on
 retry_failed_sync | it | poison::every_operation_of_a_poisoned_writer_says_so_and_reopening_goes_on

@@ -35,24 +35,37 @@ fn on_every_backend(test: impl Fn(&dyn DurableDirectory, &Path)) {
 
 /// Which calls fail.
 #[derive(Clone, Copy)]
-enum Which {
+pub(super) enum Which {
     All,
     /// Those of this descriptor.
     Of(u64),
     /// Those of every other one.
     NotOf(u64),
+    /// Those that are passed this.
+    #[cfg(feature = "io-uring")]
+    With {
+        argument: u8,
+        value: u64,
+    },
 }
 
 /// Runs `body` on a thread for which a system call does nothing and answers with an error.
-fn with_failing<T: Send>(call: i64, which: Which, errno: Errno, body: impl FnOnce() -> T + Send) -> T {
-    let rule = |operator, descriptor| {
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, descriptor);
+pub(super) fn with_failing<T: Send>(
+    call: i64,
+    which: Which,
+    errno: Errno,
+    body: impl FnOnce() -> T + Send,
+) -> T {
+    let rule = |argument, operator, value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
         vec![SeccompRule::new(vec![condition.expect("a condition")]).expect("a rule")]
     };
     let rules = match which {
         Which::All => vec![],
-        Which::Of(descriptor) => rule(SeccompCmpOp::Eq, descriptor),
-        Which::NotOf(descriptor) => rule(SeccompCmpOp::Ne, descriptor),
+        Which::Of(descriptor) => rule(0, SeccompCmpOp::Eq, descriptor),
+        Which::NotOf(descriptor) => rule(0, SeccompCmpOp::Ne, descriptor),
+        #[cfg(feature = "io-uring")]
+        Which::With { argument, value } => rule(argument, SeccompCmpOp::Eq, value),
     };
     let filtered = || {
         let arch = std::env::consts::ARCH.try_into().expect("a processor that filters are made for");
@@ -74,7 +87,7 @@ fn descriptor_of(path: &Path) -> u64 {
     open[0].file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).expect("a number")
 }
 
-fn failed_with<T>(result: PersistenceResult<T>, errno: Errno, what: &str) {
+pub(super) fn failed_with<T>(result: PersistenceResult<T>, errno: Errno, what: &str) {
     match result {
         Err(PersistenceError::Io { source, .. }) if source.raw_os_error() == Some(errno as i32) => {}
         Err(error) => panic!("{what}: another error: {error}"),

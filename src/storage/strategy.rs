@@ -12,7 +12,8 @@ pub enum CommitStrategy {
     WriteThenSync,
     /// A write and an fdatasync, submitted together as a linked pair on a ring.
     LinkedWriteSync,
-    /// One direct write with `RWF_DSYNC` on a ring.
+    /// One direct write with `RWF_DSYNC`: on a ring, or by the thread that waits for it (`pwritev2`) while it is the
+    /// only commit of its file in flight and the wait has no deadline.
     DirectDsync,
     /// Bytes in memory; there is no stable storage.
     Volatile,

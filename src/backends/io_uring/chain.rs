@@ -138,6 +138,11 @@ impl Chain {
         self.unit
     }
 
+    /// Whether all that is left to do is one write with `RWF_DSYNC`.
+    pub fn is_one_dsync_write(&self) -> bool {
+        self.width == 1 && self.unit == Unit::Write { dsync: true } && self.piece().end == self.bytes
+    }
+
     /// Whether the end of this commit rests on a sync of the whole file.
     pub fn syncs(&self) -> bool {
         matches!(self.goal, Goal::LinkedSync | Goal::WrittenThenSynced) || self.bytes == 0

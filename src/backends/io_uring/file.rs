@@ -8,7 +8,9 @@
 //! One thread at a time has the *reaper role*: it alone waits in the kernel, outside the lock, and while it
 //! does nobody else reads the completion queue, so that no wake-up can be stolen from it. Other threads that
 //! reap wait on a condition variable until they are handed a completion or the role. A thread that submits
-//! while somebody is in the kernel enters at once, because the one in there would not see it.
+//! while somebody is in the kernel enters at once, because the one in there would not see it. Who waits for
+//! the only commit there is may write it without the ring and without the role (`alone`); others that reap
+//! meanwhile wait in the kernel as soon as the ring has anything to wait for.
 //!
 //! Every return from `reap` wakes one thread that waits, which does the same in turn: so no completion
 //! stays behind while somebody waits for it, and the role is never left lying.
@@ -99,6 +101,10 @@ struct Ledger {
     reaper: bool,
     /// Threads on the condition variable.
     waiting: usize,
+    /// The only commit, of which the kernel has not heard yet.
+    alone: Option<Request<Meta>>,
+    /// Some thread writes what was the only one.
+    writing: bool,
     overlap: Overlap<Completion>,
     /// Completed writes that promised nothing durable, and how many of them a sync has covered.
     plain_writes: Progress,
@@ -129,6 +135,8 @@ impl UringFile {
             unreaped: 0,
             reaper: false,
             waiting: 0,
+            alone: None,
+            writing: false,
             overlap: Overlap::new(),
             plain_writes: Progress::default(),
             size_changes: Progress::default(),
@@ -145,8 +153,9 @@ impl UringFile {
     }
 
     /// Why it is driven in this way.
-    pub(super) fn because(self, reason: StrategyReason) -> Self {
-        Self { reason, ..self }
+    pub(super) fn because(mut self, reason: StrategyReason) -> Self {
+        self.reason = reason;
+        self
     }
 
     fn check(&self, commit: &Commit) -> PersistenceResult<()> {
@@ -220,7 +229,11 @@ impl UringFile {
         let full_sync = Self::syncs_whole_inode(ledger);
         let Commit { offset, buffer, range, effect, .. } = commit;
         let request = Request { buffer, buffer_start: range.start, offset, chain, full_sync, meta };
-        match locked.begin(request) {
+        let begun = match self.hold_alone(locked, request) {
+            None => Ok(()),
+            Some(request) => locked.begin(request),
+        };
+        match begun {
             Ok(()) => {
                 locked.state().unreaped += 1;
                 Ok(())
@@ -234,6 +247,9 @@ impl UringFile {
 
     /// Enters with what is queued, inside the lock.
     fn submit_queued(&self, locked: &mut Locked<'_, Meta, Ledger>) -> PersistenceResult<()> {
+        if !planted::on("start_leaves_alone") {
+            self.begin_alone(locked);
+        }
         let submit = self.queued(locked);
         if submit == 0 {
             return Ok(());
@@ -332,6 +348,12 @@ impl UringFile {
         timeout: Option<Duration>,
         attempts: &mut u32,
     ) -> (Locked<'a, Meta, Ledger>, PersistenceResult<()>) {
+        if timeout.is_none() {
+            if let Some(request) = locked.state().alone.take() {
+                return (self.write_alone(locked, request), Ok(()));
+            }
+        }
+        self.begin_alone(&mut locked);
         let (submit, want) = (self.queued(&locked), locked.completions_to_an_end());
         locked.state().reaper = true;
         drop(locked);
@@ -376,6 +398,7 @@ impl UringFile {
                 return (locked, Ok(None));
             }
             let left = deadline.left();
+            let nothing_to_wait_for = locked.state().writing && locked.is_idle();
             if left == Some(Duration::ZERO) || locked.state().reaper {
                 if let Err(error) = self.submit_queued(&mut locked) {
                     return (locked, Err(error));
@@ -383,7 +406,7 @@ impl UringFile {
             }
             if left == Some(Duration::ZERO) {
                 last_look = true;
-            } else if locked.state().reaper {
+            } else if locked.state().reaper || nothing_to_wait_for {
                 locked.state().waiting += 1;
                 locked = locked.wait_on(&self.turn, left);
                 locked.state().waiting -= 1;
@@ -407,7 +430,8 @@ impl UringFile {
     #[cfg(all(test, not(durability_shuttle)))]
     pub(super) fn reaper_and_queued(&self) -> (bool, u32) {
         let mut locked = self.ring.lock();
-        (locked.state().reaper, locked.queued())
+        let ledger = locked.state();
+        (ledger.reaper || ledger.writing, locked.queued())
     }
 
     #[cfg(all(test, not(durability_shuttle)))]
@@ -416,8 +440,8 @@ impl UringFile {
     }
 
     #[cfg(all(test, not(durability_shuttle)))]
-    pub(super) fn enters(&self) -> u64 {
-        self.ring.enters()
+    pub(super) fn calls(&self) -> u64 {
+        self.ring.calls()
     }
 }
 
@@ -454,10 +478,16 @@ impl CommitFile for UringFile {
         if let Err(commit) = self.accept(&mut locked, commit) {
             return Submitted::Refused { commit: *commit, error: full() };
         }
-        if locked.state().reaper {
+        let Ledger { reaper, writing, waiting, .. } = *locked.state();
+        if reaper || writing {
             // Whoever waits in the kernel does not see this one. A failure has tripped the latch, and the
             // completion of this commit will say so.
             let _ = self.submit_queued(&mut locked);
+        }
+        drop(locked);
+        if !reaper && waiting > 0 && !planted::on("submit_wakes_nobody") {
+            // Now there is something to wait for in the kernel.
+            self.turn.notify_one();
         }
         Submitted::Accepted
     }
@@ -515,6 +545,10 @@ impl fmt::Debug for UringFile {
             .finish_non_exhaustive()
     }
 }
+
+// As below: compiled a second time.
+#[path = "alone.rs"]
+mod alone;
 
 /// When a wait is over.
 enum Deadline {

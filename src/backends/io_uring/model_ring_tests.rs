@@ -108,6 +108,14 @@ impl Kernel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Time has passed, whether somebody waits or not.
+    fn go_on(&self) {
+        let mut state = self.state();
+        if !state.running.is_empty() && pick(2) == 0 {
+            state.end_one();
+        }
+    }
+
     fn enter(&self, submit: u32, want: u32) -> usize {
         let mut state = self.state();
         let taken = state.take_up(submit as usize);
@@ -160,8 +168,32 @@ impl<M, S> Attached<M, S> {
         Locked { kernel: &self.kernel, shape: self.shape, inside }
     }
 
-    pub fn enter(&self, submit: u32, want: u32, _timeout: Option<Duration>) -> Result<usize, Errno> {
+    /// A wait with an end may end before anything has.
+    pub fn enter(&self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<usize, Errno> {
+        if timeout.is_some() && pick(3) == 0 {
+            self.kernel.enter(submit, 0);
+            return Err(if submit > 0 { Errno::EINTR } else { Errno::ETIME });
+        }
         Ok(self.kernel.enter(submit, want))
+    }
+
+    pub fn belongs_to_this_process(&self) -> bool {
+        true
+    }
+
+    /// A call that blocks while others go on, and may be refused or end short.
+    pub fn write_dsync(&self, request: &Request<M>) -> Result<i32, Errno> {
+        thread::yield_now();
+        let mut state = self.kernel.state();
+        let bytes = request.chain.piece().len() as i32;
+        let answer = match pick(4) {
+            0 => return Err(Errno::EPERM),
+            _ if state.failing == Some(state.ended) => Err(Errno::EIO),
+            1 => Ok(bytes / 2),
+            _ => Ok(bytes),
+        };
+        state.ended += 1;
+        answer
     }
 }
 
@@ -178,6 +210,10 @@ impl<'a, M, S> Locked<'a, M, S> {
 
     pub fn queued(&self) -> u32 {
         self.kernel.state().queued.len() as u32
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.inside.slots.iter().all(Option::is_none)
     }
 
     pub fn completions_to_an_end(&self) -> u32 {
@@ -197,6 +233,7 @@ impl<'a, M, S> Locked<'a, M, S> {
     }
 
     pub fn harvest(&mut self, may_go_on: impl Fn() -> bool, mut finished: impl FnMut(&mut S, Finished<M>)) {
+        self.kernel.go_on();
         loop {
             let Some(entry) = self.kernel.state().completed.pop_front() else { return };
             let request = self.inside.slots[entry.slot].as_mut().expect("a completion belongs to a request");

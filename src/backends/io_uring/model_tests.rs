@@ -22,6 +22,10 @@ use file::{Drive, PIECE_BYTES_MAX, UringFile};
 use pool::Pool;
 use ring::Ring;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Nothing that is checked here waits so long.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 /// A file; the `failing`-th write or sync that ends fails.
 fn file(failing: Option<usize>) -> Arc<UringFile> {
@@ -116,5 +120,92 @@ fn who_waits_in_the_kernel_sees_what_is_submitted_meanwhile() {
         reapers.into_iter().for_each(|thread| thread.join().expect("a thread of the model panicked"));
         let ended = ended.lock().expect("no panic");
         assert!(ended.len() == 3 && ended.iter().all(|(_, is_well)| *is_well));
+    });
+}
+
+/// Every way to wait beside every other one, and beginning without waiting: a commit that was held back for whoever
+/// waits for it is begun by somebody, and ends.
+fn wait_in_every_way(failing: Option<usize>) {
+    let (file, ended) = (file(failing), Ended::default());
+    let threads: Vec<_> = (0..3)
+        .map(|thread| {
+            let (file, ended) = (Arc::clone(&file), Arc::clone(&ended));
+            crate::sync::thread::spawn(move || {
+                for id in [2 * thread, 2 * thread + 1] {
+                    let effect = if pick(4) == 0 { Effect::Flushed } else { Effect::Durable };
+                    if !submit(&file, id, effect) {
+                        continue;
+                    }
+                    if pick(3) == 0 {
+                        file.start().expect("the machinery holds");
+                    }
+                    loop {
+                        let wait = [Wait::Never, Wait::Forever, Wait::AtMost(FOR_EVER)][pick(3)];
+                        match file.reap(wait).expect("the machinery holds") {
+                            Some(end) => {
+                                ended.lock().expect("no panic").push((end.id, end.result.is_ok()));
+                                break;
+                            }
+                            None => assert_eq!(wait, Wait::Never, "as many reap as have submitted"),
+                        }
+                        crate::sync::thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("a thread of the model panicked"));
+    let mut ended = ended.lock().expect("no panic").clone();
+    if failing.is_none() {
+        assert!(ended.iter().all(|(_, is_well)| *is_well), "nothing fails");
+        ended.sort_unstable();
+        assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    } else {
+        let failed = ended.iter().position(|(_, is_well)| !is_well).unwrap_or(ended.len());
+        assert!(failed < ended.len(), "a failure is told");
+    }
+    assert!(file.reap(Wait::Never).expect("the machinery holds").is_none(), "nothing is left");
+}
+
+#[test]
+fn whoever_waits_in_whatever_way_gets_a_completion() {
+    explore("waiting in every way", || wait_in_every_way(None));
+}
+
+#[test]
+fn a_failure_reaches_those_who_wait_in_whatever_way() {
+    explore("waiting in every way beside a failure", || wait_in_every_way(Some(pick(4))));
+}
+
+/// Nobody waits for the commit, one thread polls for it, and another one comes and goes.
+#[test]
+fn a_commit_that_is_only_begun_ends_for_whoever_looks() {
+    explore("beginning and looking", || {
+        let (file, ended) = (file(None), Ended::default());
+        let beginner = {
+            let file = Arc::clone(&file);
+            crate::sync::thread::spawn(move || {
+                assert!(submit(&file, 0, Effect::Durable));
+                file.start().expect("the machinery holds");
+                assert!(submit(&file, 1, Effect::Durable));
+                file.start().expect("the machinery holds");
+            })
+        };
+        let passer = {
+            let (file, ended) = (Arc::clone(&file), Arc::clone(&ended));
+            crate::sync::thread::spawn(move || {
+                if let Some(end) = file.reap(Wait::Forever).expect("the machinery holds") {
+                    ended.lock().expect("no panic").push((end.id, end.result.is_ok()));
+                }
+            })
+        };
+        while ended.lock().expect("no panic").len() < 2 {
+            match file.reap(Wait::Never).expect("the machinery holds") {
+                Some(end) => ended.lock().expect("no panic").push((end.id, end.result.is_ok())),
+                None => crate::sync::thread::yield_now(),
+            }
+        }
+        beginner.join().expect("a thread of the model panicked");
+        passer.join().expect("a thread of the model panicked");
     });
 }

@@ -56,7 +56,7 @@ pub(super) struct Ring {
     /// The process that made it; a child of a fork must not touch it.
     owner: u32,
     #[cfg(test)]
-    pub(super) enters: std::sync::atomic::AtomicU64,
+    pub(super) calls: std::sync::atomic::AtomicU64,
 }
 
 /// Alignment that direct I/O on a file asks for, in bytes.
@@ -76,7 +76,7 @@ impl Ring {
             uring,
             owner,
             #[cfg(test)]
-            enters: std::sync::atomic::AtomicU64::new(0),
+            calls: std::sync::atomic::AtomicU64::new(0),
         })
     }
 
@@ -154,7 +154,7 @@ impl Ring {
     /// One system call: offers `submit` requests, waits for `want` completions, no longer than `timeout`.
     fn enter(&self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<usize, Errno> {
         #[cfg(test)]
-        self.enters.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let flags = if want > 0 { EnterFlags::GETEVENTS } else { EnterFlags::empty() };
         let submitter = self.uring.submitter();
         let result = match timeout {
@@ -220,6 +220,15 @@ pub(super) struct Request<M> {
     pub meta: M,
 }
 
+impl<M> Request<M> {
+    /// The bytes that are to be written now, and where in the file they go.
+    fn piece(&self) -> (&[u8], u64) {
+        let piece = self.chain.piece();
+        let bytes = &self.buffer[self.buffer_start + piece.start..self.buffer_start + piece.end];
+        (bytes, self.offset + piece.start as u64)
+    }
+}
+
 /// A request that is over; the kernel has let go of its buffer.
 pub(super) struct Finished<M> {
     pub request: Request<M>,
@@ -256,6 +265,27 @@ impl<M, S> Attached<M, S> {
         Locked { ring: &self.ring, file: &self.file, shape: self.shape, inside }
     }
 
+    pub fn belongs_to_this_process(&self) -> bool {
+        self.ring.belongs_to_this_process()
+    }
+
+    /// Writes what is left of a request that the ring does not know, with `RWF_DSYNC`, on this thread. Returns the
+    /// bytes written.
+    pub fn write_dsync(&self, request: &Request<M>) -> Result<i32, Errno> {
+        #[cfg(test)]
+        self.ring.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (bytes, offset) = request.piece();
+        let slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let how = if planted::on("drop_alone_dsync") { 0 } else { libc::RWF_DSYNC };
+        // Two halves, of which the kernel takes the first alone where it is wide enough; by number, as the name is not
+        // in every C library.
+        let (low, high) = (offset as libc::c_ulong, (offset >> 32) as libc::c_ulong);
+        let (file, call) = (self.file.as_raw_fd(), libc::SYS_pwritev2);
+        // SAFETY: the one slice names bytes that are borrowed until the call returns, and it only reads them.
+        let written = unsafe { libc::syscall(call, file, &raw const slice, 1_usize, low, high, how) };
+        Errno::result(written).map(|bytes| bytes as i32)
+    }
+
     /// Enters the kernel outside the lock. `submit` comes from [`Locked::queued`].
     pub fn enter(&self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<usize, Errno> {
         self.ring.enter(submit, want, timeout)
@@ -270,8 +300,8 @@ impl<M, S> Attached<M, S> {
     }
 
     #[cfg(all(test, not(durability_shuttle)))]
-    pub fn enters(&self) -> u64 {
-        self.ring.enters.load(std::sync::atomic::Ordering::Relaxed)
+    pub fn calls(&self) -> u64 {
+        self.ring.calls.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
@@ -295,6 +325,11 @@ impl<'a, M, S> Locked<'a, M, S> {
         // SAFETY: every `SubmissionQueue` of an attached ring is made under its lock, which we hold, and
         // none outlives the statement that made it.
         unsafe { self.ring.uring.submission_shared() }.len() as u32
+    }
+
+    /// Whether the ring knows of no request.
+    pub fn is_idle(&self) -> bool {
+        self.inside.slots.iter().all(Option::is_none)
     }
 
     /// The least number of completions that can end a request.
@@ -384,9 +419,7 @@ impl<'a, M, S> Locked<'a, M, S> {
 
 /// The requests of a unit; the second one is a no-op where the unit is a single request.
 fn entries<M>(request: &Request<M>, file: Fd) -> (Entry, Entry) {
-    let piece = request.chain.piece();
-    let offset = request.offset + piece.start as u64;
-    let bytes = &request.buffer[request.buffer_start + piece.start..request.buffer_start + piece.end];
+    let (bytes, offset) = request.piece();
     let write = opcode::Write::new(file, bytes.as_ptr(), bytes.len() as u32).offset(offset);
     let how = if request.full_sync { FsyncFlags::empty() } else { FsyncFlags::DATASYNC };
     let sync = opcode::Fsync::new(file).flags(how).build();

@@ -144,12 +144,12 @@ fn a_lone_commit_costs_one_system_call() {
     each_strategy(32, 1 << 20, |_, file| {
         for effect in [Effect::Durable, Effect::Flushed] {
             for id in 0..20 {
-                let before = file.enters();
+                let before = file.calls();
                 let (result, buffer) = file.commit(block(&file, id, effect));
                 result.unwrap();
                 assert!(buffer.is_some());
-                let enters = file.enters() - before;
-                assert_eq!(enters, 1, "{effect:?} {:?}", file.strategy());
+                let calls = file.calls() - before;
+                assert_eq!(calls, 1, "{effect:?} {:?}", file.strategy());
             }
             // Covers what was only flushed, so that the next round is a plain one.
             file.commit(block(&file, 0, Effect::Durable)).0.unwrap();
@@ -383,9 +383,9 @@ fn what_was_only_flushed_is_synced_by_the_next_durable_commit() {
             |effect| Commit { id: 9, offset: 0, buffer: CommitBuffer::from_slice(b"x"), range: 1..1, effect };
         file.commit(empty(Effect::Durable)).0.unwrap();
         assert_eq!(plain(&file), first, "the sync covered it");
-        let before = file.enters();
+        let before = file.calls();
         file.commit(empty(Effect::Flushed)).0.unwrap();
-        assert_eq!(file.enters(), before, "nothing to do");
+        assert_eq!(file.calls(), before, "nothing to do");
         file.set_size(1 << 15).unwrap();
         assert_eq!(file.size().unwrap(), 1 << 15);
         if file.strategy() == DIRECT {
