@@ -42,7 +42,7 @@ pub(super) enum Which {
     /// Those of every other one.
     NotOf(u64),
     /// Those that are passed this.
-    #[cfg(feature = "io-uring")]
+    #[cfg(all(feature = "io-uring", not(durability_shuttle)))]
     With {
         argument: u8,
         value: u64,
@@ -64,7 +64,7 @@ pub(super) fn with_failing<T: Send>(
         Which::All => vec![],
         Which::Of(descriptor) => rule(0, SeccompCmpOp::Eq, descriptor),
         Which::NotOf(descriptor) => rule(0, SeccompCmpOp::Ne, descriptor),
-        #[cfg(feature = "io-uring")]
+        #[cfg(all(feature = "io-uring", not(durability_shuttle)))]
         Which::With { argument, value } => rule(argument, SeccompCmpOp::Eq, value),
     };
     let filtered = || {

@@ -30,7 +30,8 @@ impl UringFile {
         self.begin_alone(locked);
         let ledger = locked.state();
         // A thread in the kernel would not see it, and wait for others.
-        if ledger.unreaped > 0 || ledger.reaper || !request.chain.is_one_dsync_write() {
+        let stays = ledger.unreaped == 0 && !ledger.reaper && !ledger.calls_refused;
+        if !stays || !request.chain.is_one_dsync_write() {
             return Some(request);
         }
         ledger.alone = Some(request);
@@ -56,8 +57,11 @@ impl UringFile {
         let mut locked = self.ring.lock();
         locked.state().writing = false;
         let step = match answer {
-            // A filter that knows rings and not this call; or what the ring will say, too.
-            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => Step::Issue(request.chain.unit()),
+            // A filter that knows rings and not this call. Where the file means it, the ring will say so.
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                locked.state().calls_refused = true;
+                Step::Issue(request.chain.unit())
+            }
             Err(errno) => request.chain.complete(Part::First, -(errno as i32)),
             Ok(bytes) => request.chain.complete(Part::First, bytes),
         };

@@ -210,8 +210,10 @@ mod answers {
         for errno in [Errno::EPERM, Errno::ENOSYS] {
             with_file(|directory, file| {
                 with_failing(SYS_pwritev2, Which::All, errno, || {
+                    let calls = file.calls();
                     file.commit(commit(1)).0.expect("commits");
                     file.commit(commit(2)).0.expect("commits");
+                    assert_eq!(file.calls(), calls + 3, "asked for once");
                 });
                 assert_written(directory, 1..3);
             });

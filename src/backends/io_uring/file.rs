@@ -105,6 +105,8 @@ struct Ledger {
     alone: Option<Request<Meta>>,
     /// Some thread writes what was the only one.
     writing: bool,
+    /// That is not allowed here.
+    calls_refused: bool,
     overlap: Overlap<Completion>,
     /// Completed writes that promised nothing durable, and how many of them a sync has covered.
     plain_writes: Progress,
@@ -137,6 +139,7 @@ impl UringFile {
             waiting: 0,
             alone: None,
             writing: false,
+            calls_refused: false,
             overlap: Overlap::new(),
             plain_writes: Progress::default(),
             size_changes: Progress::default(),
