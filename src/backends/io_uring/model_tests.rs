@@ -16,7 +16,7 @@ mod pool {
     pub(super) struct Pool;
 }
 
-use crate::storage::{Commit, CommitBuffer, CommitFile, CommitStrategy, Completion, Effect, Submitted, Wait};
+use crate::storage::{Commit, CommitBuffer, CommitFile, CommitStrategy, Effect, Submitted, Wait};
 use crate::walog::models::lab::{explore, pick};
 use file::{Drive, PIECE_BYTES_MAX, UringFile};
 use pool::Pool;
@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// Nothing that is checked here waits so long.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+const EVERY_WAY: &[Wait] = &[Wait::Never, Wait::Forever, Wait::AtMost(FOR_EVER)];
 
 /// A file; the `failing`-th write or sync that ends fails.
 fn file(failing: Option<usize>) -> Arc<UringFile> {
@@ -52,14 +54,9 @@ fn submit(file: &UringFile, id: u64, effect: Effect) -> bool {
     }
 }
 
-fn reap(file: &UringFile, ended: &Ended) {
-    let reaped = file.reap(Wait::Forever).expect("the machinery holds");
-    let Completion { id, result, .. } = reaped.expect("as many reap as have submitted");
-    ended.lock().expect("no panic").push((id, result.is_ok()));
-}
-
-/// Threads that submit, and reap as often as they submitted: whose completion it is they do not choose.
-fn submit_and_reap(failing: Option<usize>) {
+/// Threads that submit, begin without waiting where there are several ways to wait, and reap as often as they
+/// submitted: whose completion it is they do not choose. What was held back for whoever waits for it ends, too.
+fn submit_and_reap(failing: Option<usize>, ways: &'static [Wait]) {
     let (file, ended) = (file(failing), Ended::default());
     let threads: Vec<_> = (0..3)
         .map(|thread| {
@@ -67,8 +64,22 @@ fn submit_and_reap(failing: Option<usize>) {
             crate::sync::thread::spawn(move || {
                 for id in [2 * thread, 2 * thread + 1] {
                     let effect = if pick(3) == 0 { Effect::Flushed } else { Effect::Durable };
-                    if submit(&file, id, effect) {
-                        reap(&file, &ended);
+                    if !submit(&file, id, effect) {
+                        continue;
+                    }
+                    if ways.len() > 1 && pick(3) == 0 {
+                        file.start().expect("the machinery holds");
+                    }
+                    loop {
+                        let wait = ways[pick(ways.len())];
+                        match file.reap(wait).expect("the machinery holds") {
+                            Some(end) => {
+                                ended.lock().expect("no panic").push((end.id, end.result.is_ok()));
+                                break;
+                            }
+                            None => assert_eq!(wait, Wait::Never, "as many reap as have submitted"),
+                        }
+                        crate::sync::thread::yield_now();
                     }
                 }
             })
@@ -84,17 +95,17 @@ fn submit_and_reap(failing: Option<usize>) {
         let failed = ended.iter().position(|(_, is_well)| !is_well).unwrap_or(ended.len());
         assert!(failed < ended.len(), "a failure is told");
     }
-    assert!(file.reap(Wait::Forever).expect("the machinery holds").is_none(), "nothing is left");
+    assert!(file.reap(Wait::Never).expect("the machinery holds").is_none(), "nothing is left");
 }
 
 #[test]
 fn every_completion_reaches_somebody_who_waits() {
-    explore("reaping", || submit_and_reap(None));
+    explore("reaping", || submit_and_reap(None, &[Wait::Forever]));
 }
 
 #[test]
 fn a_failed_completion_leaves_nobody_waiting() {
-    explore("reaping beside a failure", || submit_and_reap(Some(pick(4))));
+    explore("reaping beside a failure", || submit_and_reap(Some(pick(4)), &[Wait::Forever]));
 }
 
 /// One thread submits, another one reaps: it returns while it waits in the kernel for what came later.
@@ -123,58 +134,14 @@ fn who_waits_in_the_kernel_sees_what_is_submitted_meanwhile() {
     });
 }
 
-/// Every way to wait beside every other one, and beginning without waiting: a commit that was held back for whoever
-/// waits for it is begun by somebody, and ends.
-fn wait_in_every_way(failing: Option<usize>) {
-    let (file, ended) = (file(failing), Ended::default());
-    let threads: Vec<_> = (0..3)
-        .map(|thread| {
-            let (file, ended) = (Arc::clone(&file), Arc::clone(&ended));
-            crate::sync::thread::spawn(move || {
-                for id in [2 * thread, 2 * thread + 1] {
-                    let effect = if pick(4) == 0 { Effect::Flushed } else { Effect::Durable };
-                    if !submit(&file, id, effect) {
-                        continue;
-                    }
-                    if pick(3) == 0 {
-                        file.start().expect("the machinery holds");
-                    }
-                    loop {
-                        let wait = [Wait::Never, Wait::Forever, Wait::AtMost(FOR_EVER)][pick(3)];
-                        match file.reap(wait).expect("the machinery holds") {
-                            Some(end) => {
-                                ended.lock().expect("no panic").push((end.id, end.result.is_ok()));
-                                break;
-                            }
-                            None => assert_eq!(wait, Wait::Never, "as many reap as have submitted"),
-                        }
-                        crate::sync::thread::yield_now();
-                    }
-                }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("a thread of the model panicked"));
-    let mut ended = ended.lock().expect("no panic").clone();
-    if failing.is_none() {
-        assert!(ended.iter().all(|(_, is_well)| *is_well), "nothing fails");
-        ended.sort_unstable();
-        assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
-    } else {
-        let failed = ended.iter().position(|(_, is_well)| !is_well).unwrap_or(ended.len());
-        assert!(failed < ended.len(), "a failure is told");
-    }
-    assert!(file.reap(Wait::Never).expect("the machinery holds").is_none(), "nothing is left");
-}
-
 #[test]
 fn whoever_waits_in_whatever_way_gets_a_completion() {
-    explore("waiting in every way", || wait_in_every_way(None));
+    explore("waiting in every way", || submit_and_reap(None, EVERY_WAY));
 }
 
 #[test]
 fn a_failure_reaches_those_who_wait_in_whatever_way() {
-    explore("waiting in every way beside a failure", || wait_in_every_way(Some(pick(4))));
+    explore("waiting in every way beside a failure", || submit_and_reap(Some(pick(4)), EVERY_WAY));
 }
 
 /// Nobody waits for the commit, one thread polls for it, and another one comes and goes.
