@@ -74,7 +74,8 @@ pub struct Arguments {
     /// Only these strategies of the library.
     #[arg(long, value_delimiter = ',', value_enum)]
     strategy: Vec<Strategy>,
-    /// Appending without sync, too, against a raw loop of large writes; fills the page cache.
+    /// Appending without sync, too, against a raw loop of large writes. Such lines take a second each, or what
+    /// `--seconds` says: in less, the raw loop is a measure of free memory.
     #[arg(long)]
     append: bool,
     /// The library's shared log also with so many commits in flight at once, instead of what it chooses.
@@ -86,7 +87,7 @@ pub struct Arguments {
     /// How often every line is measured. By default 5, or 3 with `--quick`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// How long a line is measured in each round, in seconds. By default 0.3, or 0.1 with `--quick`.
+    /// How long a line is measured in each round, in seconds. By default 0.3 (appending: 1), or 0.1 with `--quick`.
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Print one JSON object.
@@ -108,6 +109,11 @@ impl Arguments {
 
     fn seconds(&self) -> f64 {
         self.seconds.unwrap_or(if self.quick { 0.1 } else { 0.3 })
+    }
+
+    /// Appending takes longer: the raw loop is held to the disk only when it has filled what the kernel leaves in memory.
+    fn append_seconds(&self) -> f64 {
+        self.seconds.unwrap_or(if self.quick { 0.1 } else { 1.0 })
     }
 
     fn entries(&self) -> u64 {
@@ -197,7 +203,8 @@ fn measure(arguments: &Arguments, scratch: &Path) -> Result<Report, Failure> {
     disk.auto = Some(ours::auto_choice(scratch)?);
     let meter = Meter::new(device_stat);
     let (mut lines, skipped) = available(plan(arguments, scratch)?, &meter, scratch)?;
-    let window = Window { time: Duration::from_secs_f64(arguments.seconds()), meter: &meter };
+    let window = |seconds| Window { time: Duration::from_secs_f64(seconds), meter: &meter };
+    let (commits, appends) = (window(arguments.seconds()), window(arguments.append_seconds()));
     let progress = progress(arguments, lines.len() as u64 * u64::from(arguments.rounds()));
     for round in 0..arguments.rounds() {
         // There and back, so that no line always has the same line before it.
@@ -207,7 +214,8 @@ fn measure(arguments: &Arguments, scratch: &Path) -> Result<Report, Failure> {
             settle(scratch)?;
             let line = &mut lines[turn];
             progress.set_message(format!("{} {}", line.subject.name, line.subject.strategy));
-            let sample = (line.cell)(&window).map_err(|error| named(line, &error))?;
+            let window = if line.baseline == raw::STREAM { &appends } else { &commits };
+            let sample = (line.cell)(window).map_err(|error| named(line, &error))?;
             line.samples.push(sample);
             progress.inc(1);
         }
@@ -221,7 +229,9 @@ fn measure(arguments: &Arguments, scratch: &Path) -> Result<Report, Failure> {
     if let Some((flush_us, name)) = flush_of(raw::O_DSYNC).or_else(|| flush_of(raw::BASELINE)) {
         disk.judge(flush_us, name);
     }
-    Ok(Report { disk, rounds: arguments.rounds(), seconds: arguments.seconds(), rows, skipped })
+    let (rounds, seconds) = (arguments.rounds(), arguments.seconds());
+    let append_seconds = arguments.append.then(|| arguments.append_seconds());
+    Ok(Report { disk, rounds, seconds, append_seconds, rows, skipped })
 }
 
 /// All lines that were asked for. The raw loops always are: everything is compared to them.
@@ -239,7 +249,7 @@ fn plan(arguments: &Arguments, scratch: &Path) -> Result<Vec<Line>, Failure> {
         }
     }
     if arguments.append {
-        lines.extend(raw::stream_lines(&files));
+        lines.extend(raw::stream_lines(&files, options.segment_bytes_max));
         lines.extend(ours::append_lines(scratch, &strategies, &options));
     }
     Ok(lines)

@@ -31,6 +31,8 @@ pub const STREAM: &str = "64 KiB writes";
 const STREAM_BYTES: usize = 64 << 10;
 /// Bytes of an entry of which they are made.
 pub const STREAM_ENTRY_BYTES: usize = 1 << 10;
+/// The same, made durable as often as the library seals a segment, because its log is held to the disk by that.
+const STREAM_SYNCED: &str = "64 KiB, synced";
 /// Large direct writes, several in flight, that nobody syncs: what the device takes.
 const STREAM_DIRECT: &str = "256 KiB writes";
 /// Bytes of one of them.
@@ -182,8 +184,8 @@ pub fn raw_lines(files: &Arc<Files>, entry_bytes: usize, segment_bytes: Option<u
     lines
 }
 
-/// The raw loops of large writes: into the page cache, and to the device.
-pub fn stream_lines(files: &Arc<Files>) -> Vec<Line> {
+/// The raw loops of large writes: into the page cache, with and without a sync each `segment_bytes`, and to the device.
+pub fn stream_lines(files: &Arc<Files>, segment_bytes: u64) -> Vec<Line> {
     let subject = |name, strategy| Subject {
         kind: Kind::Raw,
         name,
@@ -196,20 +198,33 @@ pub fn stream_lines(files: &Arc<Files>) -> Vec<Line> {
         let files = Arc::clone(files);
         Box::new(move |window: &Window<'_>| stream_direct(&files, window))
     };
-    let (files, block) = (Arc::clone(files), entry(STREAM_BYTES));
-    let cell = Box::new(move |window: &Window<'_>| {
-        let growing = files.growing()?;
-        let file = growing.file.as_ref().ok_or("no file")?;
-        let mut cursor = Cursor::new(block.len(), u64::MAX);
-        let sample = drive::alone(window, || Ok(write_all_at(file, &block, cursor.take())?))?;
-        Ok(sample
-            .of_entries((STREAM_BYTES / STREAM_ENTRY_BYTES) as u64)
-            .with_file_bytes(STREAM_ENTRY_BYTES as f64))
-    });
+    let writes = |synced_each: u64| {
+        let (files, block) = (Arc::clone(files), entry(STREAM_BYTES));
+        Box::new(move |window: &Window<'_>| stream(&files, &block, synced_each, window))
+    };
     vec![
-        Line::new(subject(STREAM, NO_SYNC), cell).against(STREAM),
+        Line::new(subject(STREAM, NO_SYNC), writes(u64::MAX)).against(STREAM),
+        Line::new(subject(STREAM_SYNCED, "pwrite+fdatasync"), writes(segment_bytes)).against(STREAM),
         Line::optional(subject(STREAM_DIRECT, "direct"), direct).against(STREAM),
     ]
+}
+
+fn stream(files: &Files, block: &[u8], synced_each: u64, window: &Window<'_>) -> Result<Sample, Failure> {
+    let growing = files.growing()?;
+    let file = growing.file.as_ref().ok_or("no file")?;
+    let (mut cursor, mut unsynced) = (Cursor::new(block.len(), u64::MAX), 0);
+    let sample = drive::alone(window, || {
+        write_all_at(file, block, cursor.take())?;
+        unsynced += block.len() as u64;
+        if unsynced >= synced_each {
+            unsynced = 0;
+            file.sync_data()?;
+        }
+        Ok(())
+    })?;
+    Ok(sample
+        .of_entries((STREAM_BYTES / STREAM_ENTRY_BYTES) as u64)
+        .with_file_bytes(STREAM_ENTRY_BYTES as f64))
 }
 
 fn stream_direct(files: &Files, window: &Window<'_>) -> Result<Sample, Failure> {

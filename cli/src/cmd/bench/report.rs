@@ -62,6 +62,8 @@ pub struct Report {
     pub rounds: u32,
     /// Time for each line in a round, in seconds.
     pub seconds: f64,
+    /// The same of lines that append without sync, where there are any.
+    pub append_seconds: Option<f64>,
     /// The lines.
     pub rows: Vec<Row>,
     /// What was left out.
