@@ -33,6 +33,7 @@ use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Home};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 mod closing;
 mod flushing;
@@ -434,12 +435,19 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     /// Waits for one completion, and tells those whose entries it reaches.
-    fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
+    fn reap<'a>(&'a self, queue: Guard<'a>) -> Guard<'a> {
+        self.reap_within(queue, None)
+    }
+
+    /// The same, for so long at most.
+    fn reap_within<'a>(&'a self, mut queue: Guard<'a>, time: Option<Duration>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
         queue.reaper_blocks = !queue.is_owner();
         queue.await_flights(|| self.environment.elapsed());
         let look_at = self.look_at(&queue);
+        let until = time.map(|time| self.environment.elapsed().saturating_add(time));
+        let look_at = look_at.into_iter().chain(until).min();
         drop(queue);
         let role = Reaping { committer: self };
         let reaped = self.collect(file.as_ref(), look_at);

@@ -45,4 +45,5 @@ mod support;
 mod telemetry;
 mod tickets;
 mod tidy;
+mod told;
 mod unreadable;
