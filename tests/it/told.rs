@@ -154,6 +154,80 @@ fn a_callback_runs_on_the_logs_thread_or_on_the_caller_who_finds_it_known() {
     assert_eq!(id, std::thread::current().id());
 }
 
+/// While the log's own thread is inside a callback, whoever blocks drives, and calls back.
+#[test]
+fn a_callback_runs_on_a_blocked_thread_where_that_one_collects() {
+    let (_, wal) = open(None);
+    let (is_inside, (ends, may_end)) = (mpsc::channel(), mpsc::channel());
+    submit(&wal).on_durable(move |_| {
+        is_inside.0.send(()).expect("the test waits");
+        may_end.recv().expect("the test says when");
+    });
+    is_inside.1.recv_timeout(PATIENCE).expect("is called");
+    let (told, outcome) = mpsc::channel();
+    let callback = {
+        let told = told.clone();
+        move |result: PersistenceResult<u64>| drop(told.send((result, this_thread().0)))
+    };
+    submit(&wal).on_durable(|_| panic!("in a callback on a thread that blocks"));
+    submit(&wal).on_durable(callback);
+    let handle = wal.clone();
+    let blocks = std::thread::spawn(move || handle.append_bytes_durable(b"blocks"));
+    let driver = blocks.thread().id();
+    let (result, id) = outcome.recv_timeout(PATIENCE).expect("is called");
+    assert_eq!((result.expect("commits"), id), (4, driver));
+    assert_eq!(blocks.join().expect("the panic stayed there").expect("commits"), 5);
+    ends.send(()).expect("is still inside");
+    assert_eq!(submit(&wal).wait().expect("goes on"), 6);
+}
+
+#[test]
+fn a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_it() {
+    let (_, wal) = open(None);
+    let (told, outcome) = mpsc::channel();
+    for entry_id in 2..=6 {
+        submit(&wal).on_durable(move |result| panic!("in a callback of {result:?}"));
+        // Only the log's own thread drives: nobody blocks.
+        let told = told.clone();
+        submit(&wal).on_durable(move |result| drop(told.send(result)));
+        let result = outcome.recv_timeout(PATIENCE).expect("is called all the same");
+        assert_eq!(result.expect("commits"), 2 * entry_id - 1);
+    }
+    within_patience(move || wal.close()).expect("closes");
+}
+
+/// Keeps on which threads it was told.
+#[derive(Default)]
+struct Threads(Mutex<Vec<std::thread::ThreadId>>);
+
+impl WalObserver for Threads {
+    fn on_sync(&self, _: u64) {
+        self.0.lock().expect("no panic").push(std::thread::current().id());
+    }
+}
+
+#[test]
+fn a_lone_committer_that_blocks_drives_itself_and_no_thread_is_handed_its_commit() {
+    let observer = Arc::new(Threads::default());
+    let (_, wal) = open(Some(Arc::clone(&observer) as Arc<dyn WalObserver>));
+    let me = std::thread::current().id();
+    for _ in 0..20 {
+        wal.append_bytes_durable(b"alone").expect("commits");
+    }
+    // Also where the log has a thread of its own, which sleeps.
+    assert_eq!(submit(&wal).wait().expect("commits"), 22);
+    while observer.0.lock().expect("no panic").len() < 22 {
+        std::thread::yield_now();
+    }
+    observer.0.lock().expect("no panic").truncate(21);
+    for _ in 0..20 {
+        wal.append_bytes_durable(b"alone").expect("commits");
+    }
+    let threads = observer.0.lock().expect("no panic");
+    assert_eq!(threads.len(), 41);
+    assert!(threads.iter().all(|thread| *thread == me));
+}
+
 /// A task that only wakers keep alive, as those of many executors are.
 struct Task(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
 
