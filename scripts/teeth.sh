@@ -112,6 +112,7 @@ trust_length | lib | formats::frame::tests::a_length_above_the_limit_is_impossib
 reader_never_looks_anew | it | reader::what_cannot_be_read_is_told_apart
 reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_its_commit_has_ended
 slow_only_afterwards | it | telemetry::a_commit_that_stalls_is_reported_while_it_does_by_whoever_waits
+child_goes_on | it | fork::commits_in_flight_while_a_process_forks_end_in_the_parent_and_their_tickets_are_fenced_in_the_child
 child_goes_on | it | fork::a_forked_child_cannot_use_its_parents_logs_and_leaves_them_alone
 keep_half_an_entry | it | misuse::an_encoder_that_panics_leaves_nothing_behind
 later_frames_excuse_damage | it | matrix::every_damage_to_a_log_that_was_killed_gets_the_verdict_of_the_table
