@@ -210,6 +210,9 @@ deadline_never_drives | it | told::a_callback_may_wait_for_a_ticket_in_every_way
 driving_outwaits_deadline | it | told::a_deadline_passes_while_the_same_thread_drives
 waiting_calls_nobody | it | told::who_is_told_on_a_blocked_thread_may_wait_for_a_ticket_that_nobody_has_begun
 replaced_task_goes_locked | it | told::a_task_that_goes_because_another_one_polls_may_have_held_the_last_handle
+poison_is_dropped_silently | it | said::a_dropped_log_that_is_poisoned_says_so
+forgotten_close_says_nothing | it | said::a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_sealed
+span_ends_where_it_is_seen | it | said::a_span_ends_with_its_commit_whoever_collects_it
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

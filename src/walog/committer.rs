@@ -532,12 +532,11 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue.abandoned = true;
             return;
         }
-        let open = !queue.closed && queue.failure.is_none();
+        let ended = queue.check();
+        let is_silent = queue.closed || (ended.is_err() && planted::on("poison_is_dropped_silently"));
         drop(queue);
-        if open {
-            if let Err(error) = self.close() {
-                tracing::error!(%error, "a dropped write-ahead log could not be sealed");
-            }
+        if !is_silent {
+            closing::say_unsealed(&ended.and_then(|()| self.close()));
         }
         self.stop_owner();
         // Whatever became of that: tickets may outlive the log, and must not keep it from being opened again.

@@ -22,7 +22,8 @@ use std::time::Duration;
 /// the log's own, which drives what tickets wait for.
 ///
 /// The log is sealed when the last handle is dropped (which blocks for its commits), or with
-/// [`close`](Self::close). Tickets are no handles.
+/// [`close`](Self::close). Where that cannot be done when the last handle is dropped, an error of `tracing` says why.
+/// Tickets are no handles.
 ///
 /// # In async code
 ///

@@ -40,6 +40,7 @@ mod reader;
 mod repair;
 mod room;
 mod rotation;
+mod said;
 mod strategy;
 mod support;
 mod telemetry;
