@@ -213,6 +213,8 @@ replaced_task_goes_locked | it | told::a_task_that_goes_because_another_one_poll
 poison_is_dropped_silently | it | said::a_dropped_log_that_is_poisoned_says_so
 forgotten_close_says_nothing | it | said::a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_sealed
 span_ends_where_it_is_seen | it | said::a_span_ends_with_its_commit_whoever_collects_it
+telemetry_is_never_off | it | telemetry::what_is_off_reads_no_clock
+depth_never_adapts | lib | walog::queue::tests::depth_follows_how_long_commits_take
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }
