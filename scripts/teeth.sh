@@ -215,6 +215,8 @@ forgotten_close_says_nothing | it | said::a_log_that_is_closed_without_blocking_
 span_ends_where_it_is_seen | it | said::a_span_ends_with_its_commit_whoever_collects_it
 telemetry_is_never_off | it | telemetry::what_is_off_reads_no_clock
 depth_never_adapts | lib | walog::queue::tests::depth_follows_how_long_commits_take
+unappended_is_out_of_space | it | short_of_space::who_waits_for_room_on_a_full_disk_is_told_that_nothing_was_appended
+unappended_is_out_of_space | it | short_of_space::threads_and_tickets_with_commits_in_flight_lose_and_double_nothing_on_a_disk_that_is_full_now_and_then
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

@@ -188,7 +188,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                         return Err(PersistenceError::WouldBlock { bytes, bytes_max });
                     }
                     let (last, seen) = (queue.pending.next_entry_id() - 1, queue.refusals());
-                    self.begin_flush(queue, last, seen)?;
+                    self.begin_flush(queue, last, seen).map_err(|error| self.unappended(error))?;
                     queue = self.queue();
                     continue;
                 }
@@ -203,7 +203,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 None => {}
             }
             let last = queue.pending.next_entry_id() - 1;
-            self.wait_locked(queue, last, Effect::Flushed)?;
+            self.wait_locked(queue, last, Effect::Flushed).map_err(|error| self.unappended(error))?;
             queue = self.queue();
         }
     }

@@ -41,6 +41,7 @@ mod repair;
 mod room;
 mod rotation;
 mod said;
+mod short_of_space;
 mod strategy;
 mod support;
 mod telemetry;
