@@ -18,7 +18,8 @@ fn open(observer: Option<Arc<dyn WalObserver>>) -> (Faults, Wal) {
     let faults = Faults::new();
     // What strikes a call here must not strike one of the thread that makes segments.
     let prepare_ahead = PrepareAhead::Never;
-    let options = WalOptions { preallocate_bytes: 0, prepare_ahead, ..WalOptions::default() };
+    let options =
+        WalOptions { preallocate_bytes: 0, prepare_ahead, pipeline_depth: Some(1), ..WalOptions::default() };
     let disk = Arc::new(faults.over(SimDisk::new(1)));
     let mut single = WalWriter::open_with(disk, options).expect("opens");
     observer.into_iter().for_each(|observer| single.set_observer(observer));
@@ -226,6 +227,63 @@ fn a_lone_committer_that_blocks_drives_itself_and_no_thread_is_handed_its_commit
     let threads = observer.0.lock().expect("no panic");
     assert_eq!(threads.len(), 41);
     assert!(threads.iter().all(|thread| *thread == me));
+}
+
+/// What a waker saw when it was woken: the watermark, and how many commits had begun.
+struct Sees {
+    wal: Wal,
+    faults: Faults,
+    seen: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Sees {
+    fn begun(faults: &Faults) -> usize {
+        faults.trace().iter().filter(|(call, _)| *call == Operation::Submit).count()
+    }
+}
+
+impl Wake for Sees {
+    fn wake(self: Arc<Self>) {
+        let seen = (self.wal.durable_entry_id(), Self::begun(&self.faults));
+        self.seen.lock().expect("no panic").push(seen);
+    }
+}
+
+#[test]
+fn whoever_is_woken_is_done_and_hears_of_it_before_the_next_commit_begins() {
+    let (faults, wal) = open(None);
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Complete), Fault::Hold(gate.clone()));
+    let first = submit(&wal);
+    gate.wait_until_held();
+    // These go with the next commit.
+    let mut tickets: Vec<_> = [first].into_iter().chain((0..3).map(|_| submit(&wal))).collect();
+    let sees: Vec<_> = tickets
+        .iter_mut()
+        .map(|ticket| {
+            let seen = Mutex::default();
+            let sees = Arc::new(Sees { wal: wal.clone(), faults: faults.clone(), seen });
+            let waker = Waker::from(Arc::clone(&sees));
+            assert!(Pin::new(ticket).poll(&mut Context::from_waker(&waker)).is_pending());
+            sees
+        })
+        .collect();
+    let begun = Sees::begun(&faults);
+    gate.open();
+    let seen = |sees: &Arc<Sees>| sees.seen.lock().expect("no panic").clone();
+    within_patience({
+        let sees = sees.clone();
+        move || {
+            while sees.iter().any(|sees| sees.seen.lock().expect("no panic").is_empty()) {
+                std::thread::yield_now();
+            }
+        }
+    });
+    for (entry_id, sees) in (2..).zip(&sees) {
+        let seen = seen(sees);
+        assert!(seen.len() == 1 && seen[0].0 >= entry_id, "entry {entry_id}: {seen:?}");
+    }
+    assert_eq!(seen(&sees[0]), [(2, begun)], "those who are done come first");
 }
 
 /// A task that only wakers keep alive, as those of many executors are.
