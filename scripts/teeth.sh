@@ -112,6 +112,7 @@ trust_length | lib | formats::frame::tests::a_length_above_the_limit_is_impossib
 reader_never_looks_anew | it | reader::what_cannot_be_read_is_told_apart
 reader_misses_what_is_in_flight | it | reader::what_is_in_flight_is_read_when_its_commit_has_ended
 slow_only_afterwards | it | telemetry::a_commit_that_stalls_is_reported_while_it_does_by_whoever_waits
+child_goes_on | it | fork::commits_in_flight_while_a_process_forks_end_in_the_parent_and_their_tickets_are_fenced_in_the_child
 child_goes_on | it | fork::a_forked_child_cannot_use_its_parents_logs_and_leaves_them_alone
 keep_half_an_entry | it | misuse::an_encoder_that_panics_leaves_nothing_behind
 later_frames_excuse_damage | it | matrix::every_damage_to_a_log_that_was_killed_gets_the_verdict_of_the_table
@@ -203,6 +204,19 @@ grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_f
 grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full
 streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on
 refused_are_asked_for | it | counterexamples::flushes_begin_again_after_a_commit_was_refused
+callback_panic_escapes | it | told::a_callback_runs_on_a_blocked_thread_where_that_one_collects
+callback_panic_escapes | it | told::a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_it
+deadline_never_drives | it | told::a_callback_may_wait_for_a_ticket_in_every_way
+driving_outwaits_deadline | it | told::a_deadline_passes_while_the_same_thread_drives
+waiting_calls_nobody | it | told::who_is_told_on_a_blocked_thread_may_wait_for_a_ticket_that_nobody_has_begun
+replaced_task_goes_locked | it | told::a_task_that_goes_because_another_one_polls_may_have_held_the_last_handle
+poison_is_dropped_silently | it | said::a_dropped_log_that_is_poisoned_says_so
+forgotten_close_says_nothing | it | said::a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_sealed
+span_ends_where_it_is_seen | it | said::a_span_ends_with_its_commit_whoever_collects_it
+telemetry_is_never_off | it | telemetry::what_is_off_reads_no_clock
+depth_never_adapts | lib | walog::queue::tests::depth_follows_how_long_commits_take
+unappended_is_out_of_space | it | short_of_space::who_waits_for_room_on_a_full_disk_is_told_that_nothing_was_appended
+unappended_is_out_of_space | it | short_of_space::threads_and_tickets_with_commits_in_flight_lose_and_double_nothing_on_a_disk_that_is_full_now_and_then
 retry_passes_final_seal | lib | framing::reader::tests::nothing_is_handed_out_behind_a_final_seal_however_often_it_is_looked_for
 TABLE
 }

@@ -396,10 +396,12 @@ impl FrameSink for Sink {
 
 impl<D: Directory + ?Sized> Drop for RecordLogWriter<D> {
     fn drop(&mut self) {
-        if self.open.as_ref().is_none_or(|open| open.sink.latch.is_tripped()) {
+        let Some(latch) = self.open.as_ref().map(|open| &open.sink.latch) else { return };
+        let failed = latch.cause().cloned();
+        if failed.is_none() && latch.is_tripped() {
             return;
         }
-        if let Err(error) = self.close_in_place() {
+        if let Err(error) = failed.map_or_else(|| self.close_in_place(), |cause| Err((*cause).clone())) {
             tracing::error!(%error, path = %self.path, "a dropped record log could not be sealed");
         }
     }

@@ -33,6 +33,7 @@ use crate::storage::{ActiveStrategy, Directory, Effect, Environment, Home};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 mod closing;
 mod flushing;
@@ -187,7 +188,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                         return Err(PersistenceError::WouldBlock { bytes, bytes_max });
                     }
                     let (last, seen) = (queue.pending.next_entry_id() - 1, queue.refusals());
-                    self.begin_flush(queue, last, seen)?;
+                    self.begin_flush(queue, last, seen).map_err(|error| self.unappended(error))?;
                     queue = self.queue();
                     continue;
                 }
@@ -202,7 +203,7 @@ impl<D: Directory + ?Sized> Committer<D> {
                 None => {}
             }
             let last = queue.pending.next_entry_id() - 1;
-            self.wait_locked(queue, last, Effect::Flushed)?;
+            self.wait_locked(queue, last, Effect::Flushed).map_err(|error| self.unappended(error))?;
             queue = self.queue();
         }
     }
@@ -434,12 +435,19 @@ impl<D: Directory + ?Sized> Committer<D> {
     }
 
     /// Waits for one completion, and tells those whose entries it reaches.
-    fn reap<'a>(&'a self, mut queue: Guard<'a>) -> Guard<'a> {
+    fn reap<'a>(&'a self, queue: Guard<'a>) -> Guard<'a> {
+        self.reap_within(queue, None)
+    }
+
+    /// The same, for so long at most.
+    fn reap_within<'a>(&'a self, mut queue: Guard<'a>, time: Option<Duration>) -> Guard<'a> {
         let Some(file) = queue.file.clone() else { return queue };
         queue.reaping = true;
         queue.reaper_blocks = !queue.is_owner();
         queue.await_flights(|| self.environment.elapsed());
         let look_at = self.look_at(&queue);
+        let until = time.map(|time| self.environment.elapsed().saturating_add(time));
+        let look_at = look_at.into_iter().chain(until).min();
         drop(queue);
         let role = Reaping { committer: self };
         let reaped = self.collect(file.as_ref(), look_at);
@@ -524,12 +532,11 @@ impl<D: Directory + ?Sized> Committer<D> {
             queue.abandoned = true;
             return;
         }
-        let open = !queue.closed && queue.failure.is_none();
+        let ended = queue.check();
+        let is_silent = queue.closed || (ended.is_err() && planted::on("poison_is_dropped_silently"));
         drop(queue);
-        if open {
-            if let Err(error) = self.close() {
-                tracing::error!(%error, "a dropped write-ahead log could not be sealed");
-            }
+        if !is_silent {
+            closing::say_unsealed(&ended.and_then(|()| self.close()));
         }
         self.stop_owner();
         // Whatever became of that: tickets may outlive the log, and must not keep it from being opened again.

@@ -12,7 +12,8 @@ use std::time::Duration;
 /// What appending does when too much waits for its commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backpressure {
-    /// It waits for a commit.
+    /// It waits for a commit; where that one is refused, for want of space or of descriptors, as
+    /// [`Refuse`](Self::Refuse).
     #[default]
     Wait,
     /// It answers [`WouldBlock`](PersistenceError::WouldBlock) and appends nothing.

@@ -333,7 +333,7 @@ impl Queue {
     /// How many commits may be in flight. Where a flush is slow, more of them overlap; where it is fast, the
     /// processor is the limit, and more of them only make batches small.
     pub fn depth(&self) -> usize {
-        let is_slow = self.commit_ns > DEVICE_SLOW_US * 1000;
+        let is_slow = self.commit_ns > DEVICE_SLOW_US * 1000 && !planted::on("depth_never_adapts");
         let adapted = if is_slow { PIPELINE_DEPTH_SLOW } else { PIPELINE_DEPTH_FAST };
         self.options.pipeline_depth.unwrap_or(adapted).clamp(1, self.in_flight_max.max(1))
     }
@@ -613,5 +613,36 @@ mod tests {
             listed(queue);
             queue.options.pipeline_depth = Some(2);
         }));
+    }
+
+    /// The depth behind commits that took so many microseconds each, one after the other.
+    fn depth_behind(commits_us: &[u64], pipeline_depth: Option<usize>, in_flight_max: usize) -> usize {
+        let options = WalOptions { pipeline_depth, ..WalOptions::default() };
+        let mut queue = Queue::new(options, Batch::new(FRAME_ALIGNMENT_MIN, 1, 0), (0, 0));
+        let room = Room { bytes_left: Some(1 << 30), reserved_bytes_left: 1 << 30, old_at: None };
+        queue.enter_segment(room, None);
+        queue.set_in_flight_max(in_flight_max);
+        for us in commits_us {
+            queue.push_all(1, &mut |batch, _| batch.push(b"entry")).expect("fits");
+            let (_, id, _, _) = queue.take(Effect::Durable, false, Duration::ZERO);
+            queue.running += 1;
+            let completion = Completion { id, buffer: CommitBuffer::new(), result: Ok(()) };
+            queue.settle(completion, Duration::from_micros(*us));
+        }
+        queue.depth()
+    }
+
+    #[test]
+    fn depth_follows_how_long_commits_take() {
+        let (fast, slow) = ([DEVICE_SLOW_US / 4; 50], [DEVICE_SLOW_US * 2; 50]);
+        assert_eq!(depth_behind(&[], None, 32), PIPELINE_DEPTH_FAST);
+        assert_eq!(depth_behind(&fast, None, 32), PIPELINE_DEPTH_FAST);
+        assert_eq!(depth_behind(&slow, None, 32), PIPELINE_DEPTH_SLOW);
+        assert_eq!(depth_behind(&[&fast[..], &slow].concat(), None, 32), PIPELINE_DEPTH_SLOW);
+        assert_eq!(depth_behind(&[&slow[..], &fast].concat(), None, 32), PIPELINE_DEPTH_FAST);
+        // One that stalls says nothing of the device.
+        assert_eq!(depth_behind(&[&fast[..], &[DEVICE_SLOW_US * 3]].concat(), None, 32), PIPELINE_DEPTH_FAST);
+        assert_eq!(depth_behind(&slow, None, 1), 1, "no more than the file takes");
+        assert_eq!(depth_behind(&fast, Some(7), 32), 7, "what was asked for is not adapted");
     }
 }

@@ -22,7 +22,8 @@ use std::time::Duration;
 /// the log's own, which drives what tickets wait for.
 ///
 /// The log is sealed when the last handle is dropped (which blocks for its commits), or with
-/// [`close`](Self::close). Tickets are no handles.
+/// [`close`](Self::close). Where that cannot be done when the last handle is dropped, an error of `tracing` says why.
+/// Tickets are no handles.
 ///
 /// # In async code
 ///
@@ -86,8 +87,10 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// Effect: the entry is in memory, and may be with the operating system.
     /// Durable when: a later [`flush_and_sync`](Self::flush_and_sync), [`wait_durable`](Self::wait_durable) or durable
     /// append returns.
-    /// On error: `PayloadTooLarge` and `WouldBlock` append nothing. Behind "out of space" the entry stays appended and
-    /// goes with the next commit: do not append it again. A failed write poisons.
+    /// On error: `PayloadTooLarge` and `WouldBlock` append nothing; the latter comes whatever
+    /// [`WalOptions::backpressure`] says where it waited for room and there is no space to commit what fills it. Behind
+    /// "out of space" the entry stays appended and goes with the next commit: do not append it again. A failed write
+    /// poisons.
     pub fn append_bytes(&self, payload: &[u8]) -> PersistenceResult<u64> {
         self.inner.committer.append_with(1, |batch, _| batch.push(payload))
     }

@@ -59,7 +59,8 @@ impl CommitTicket {
     }
 
     /// Blocks for `time` at most; [`TimedOut`](crate::PersistenceError::TimedOut) when it passed. The ticket
-    /// can be waited for again.
+    /// can be waited for again. It drives nothing itself, except inside a callback or observer on the log's own thread;
+    /// where a commit is one system call there, that call may outlast the deadline.
     #[allow(clippy::disallowed_methods, reason = "how long a thread waits is real time")]
     pub fn wait_timeout(&self, time: Duration) -> PersistenceResult<u64> {
         let outcome = match Instant::now().checked_add(time) {
@@ -74,7 +75,8 @@ impl CommitTicket {
     ///
     /// It runs on the thread that collects the commit (the log's own, one that is blocked in it, or one that
     /// appends beside it), with no lock held; on the calling thread, at once, when the outcome is known already.
-    /// What it takes, later commits wait for. A panic in it is caught, and logged as an error.
+    /// What it takes, later commits wait for; it may use the log, and wait for other tickets in every way. A panic
+    /// in it is caught, and logged as an error.
     pub fn on_durable(self, callback: impl FnOnce(PersistenceResult<u64>) + Send + 'static) {
         self.line.call_back(self.last_entry_id, self.seen, Box::new(callback));
     }

@@ -503,10 +503,12 @@ fn closed(operation: &'static str) -> PersistenceError {
 
 impl<E, D: Directory + ?Sized> Drop for WalWriter<E, D> {
     fn drop(&mut self) {
-        if self.closed || self.inner().is_none_or(|open| open.appender.latch().is_tripped()) {
+        let Some(latch) = self.inner().map(|open| open.appender.latch()) else { return };
+        let failed = latch.cause().cloned();
+        if self.closed || (failed.is_none() && latch.is_tripped()) {
             return;
         }
-        if let Err(error) = self.close_in_place() {
+        if let Err(error) = failed.map_or_else(|| self.close_in_place(), |cause| Err((*cause).clone())) {
             tracing::error!(%error, "a dropped write-ahead log could not be sealed");
         }
     }

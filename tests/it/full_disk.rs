@@ -2,8 +2,10 @@
 #![cfg(target_os = "linux")]
 
 use crate::support::skip;
-use durability::walog::{WalOptions, WalReader, WalReplayMode, WalWriter};
-use durability::{FsDirectory, PersistenceError};
+use durability::backends::{Backend, io_uring_support};
+use durability::storage::StrategyReason;
+use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode, WalWriter};
+use durability::{DurableDirectory, FsDirectory, PersistenceError};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -149,4 +151,27 @@ fn a_read_only_disk_is_a_clear_error_and_still_reads() {
     let error = Wal::open_with(Arc::clone(&directory), options(0)).expect_err("read-only");
     assert!(matches!(error, PersistenceError::Io { .. }), "{error:?}");
     assert_eq!(last(&directory), 1);
+}
+
+/// There is space for the log, and not for what would be measured with.
+#[test]
+fn where_there_is_no_space_to_measure_a_rule_decides_and_says_so() {
+    if let Err(reason) = io_uring_support() {
+        return skip(&format!("no choice to be measured: {reason}"));
+    }
+    let Some(mount) = Mount::new("150k") else { return };
+    let directory = Backend::Auto.open(mount.path()).expect("opens").directory;
+    let options = WalOptions { prepare_ahead: PrepareAhead::Never, ..options(4096) };
+    let wal = SyncWalWriter::<(), dyn DurableDirectory>::configure(directory, options).expect("opens");
+    assert_eq!(wal.append_bytes_durable(&[7; 3000]).expect("there is space for this"), 1);
+    let active = wal.active_strategy().expect("there is a segment");
+    assert!(matches!(active.reason, StrategyReason::NotMeasured { .. }), "{active}");
+    assert!(active.to_string().contains("could not be measured"), "{active}");
+    let mut names: Vec<_> = std::fs::read_dir(mount.path().join("wal"))
+        .expect("lists")
+        .map(|entry| entry.expect("lists").file_name().into_string().expect("is text"))
+        .collect();
+    names.sort();
+    assert_eq!(names, [".lock", "wal_1.log"], "what was measured with takes no space");
+    wal.close().expect("closes");
 }

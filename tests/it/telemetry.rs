@@ -2,12 +2,14 @@
 
 use crate::support::PATIENCE;
 use durability::PersistenceResult;
+use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
     PrepareAhead, SlowCommit, SyncWalWriter, Telemetry, WalObserver, WalOptions, WalWriter,
 };
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -162,6 +164,49 @@ fn every_stage_is_counted() {
     faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::Other));
     wal.append_bytes_durable(b"fails").expect_err("is told");
     assert_eq!(telemetry.snapshot().failed_commits, 1);
+}
+
+/// Counts looks at the clock, which goes on by a microsecond with each.
+#[derive(Debug)]
+struct Looks {
+    random: SeededEnvironment,
+    count: AtomicU64,
+}
+
+impl Environment for Looks {
+    fn random(&self) -> u64 {
+        self.random.random()
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.count.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// Looks at the clock of a hundred appends, and of a hundred lone commits.
+fn looks(telemetry: Option<Arc<Telemetry>>, slow_after: Option<Duration>) -> (u64, u64) {
+    let clock = Arc::new(Looks { random: SeededEnvironment::new(1), count: AtomicU64::new(0) });
+    let environment = Arc::clone(&clock) as Arc<dyn Environment>;
+    let flush_policy = FlushPolicy::Manual;
+    let options = WalOptions { environment, telemetry, slow_after, flush_policy, ..options() };
+    let wal = SyncWalWriter::<(), SimDisk>::configure(Arc::new(SimDisk::new(1)), options).expect("opens");
+    wal.append_bytes_durable(b"makes the segment").expect("commits");
+    let count = |act: &dyn Fn()| {
+        let before = clock.count.load(Ordering::SeqCst);
+        (0..100).for_each(|_| act());
+        clock.count.load(Ordering::SeqCst) - before
+    };
+    let commits = count(&|| assert!(wal.append_bytes_durable(b"entry").expect("commits") > 0));
+    (count(&|| assert!(wal.append_bytes(b"entry").expect("appends") > 0)), commits)
+}
+
+#[test]
+fn what_is_off_reads_no_clock() {
+    // A commit's own two: what the depth and the crowd are judged by.
+    assert_eq!(looks(None, None), (0, 200));
+    let (appends, commits) = looks(Some(Arc::new(Telemetry::new())), None);
+    assert!(appends > 0 && commits > 200, "they are seen: {appends}, {commits}");
+    let (appends, commits) = looks(None, Some(Duration::from_secs(1)));
+    assert!(appends == 0 && commits > 200, "{appends}, {commits}");
 }
 
 #[test]

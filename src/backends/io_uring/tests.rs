@@ -554,14 +554,15 @@ fn commits_of_a_thread_that_has_ended_are_still_completed() {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn without_io_uring_auto_takes_std_and_says_why_and_an_explicit_choice_fails() {
+    use nix::errno::Errno;
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
     if !have_rings() {
         return;
     }
     let root = tempfile::tempdir().unwrap();
     // Filters belong to threads, so this one is alone without rings.
-    let denied = |call: i64| {
-        let action = SeccompAction::Errno(nix::errno::Errno::EPERM as u32);
+    let denied = |call: i64, errno: Errno, why: &str| {
+        let action = SeccompAction::Errno(errno as u32);
         let arch = std::env::consts::ARCH.try_into().unwrap();
         let rules = [(call, vec![])].into_iter().collect();
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
@@ -571,19 +572,31 @@ fn without_io_uring_auto_takes_std_and_says_why_and_an_explicit_choice_fails() {
         assert_eq!(open.directory.backend_name(), "std_fs");
         let explicit = Backend::IoUring.open(root.path()).unwrap_err();
         assert!(matches!(explicit, PersistenceError::NotSupported { .. }), "{explicit}");
-        assert!(explicit.to_string().contains("seccomp"), "{explicit}");
+        assert!(explicit.to_string().contains(why), "{explicit}");
         assert!(UringDirectory::new(root.path()).is_err());
         open.reason
     };
-    for (call, name) in [
+    let each_call = [
         (nix::libc::SYS_io_uring_setup, "io_uring_setup"),
         (nix::libc::SYS_io_uring_register, "io_uring_register"),
         (nix::libc::SYS_io_uring_enter, "io_uring_enter"),
-    ] {
-        let reason = std::thread::scope(|scope| scope.spawn(|| denied(call)).join().unwrap());
-        match reason {
-            BackendReason::KernelRefused { call, errno: 1, .. } => assert_eq!(call, name),
-            reason => panic!("{reason}"),
+    ];
+    let each_errno = [
+        (Errno::EPERM, "seccomp"),
+        (Errno::ENOSYS, "seccomp"),
+        (Errno::ENOMEM, "memory"),
+        (Errno::EMFILE, "open files"),
+    ];
+    // Refused at the first step, or half-way.
+    for (call, name) in each_call {
+        for (errno, why) in each_errno {
+            let reason = std::thread::scope(|scope| scope.spawn(|| denied(call, errno, why)).join().unwrap());
+            match reason {
+                BackendReason::KernelRefused { call, errno: told, .. } => {
+                    assert_eq!((call, told), (name, errno as i32));
+                }
+                reason => panic!("{reason}"),
+            }
         }
     }
     assert_eq!(Backend::Auto.open(root.path()).unwrap().chosen, Backend::IoUring);

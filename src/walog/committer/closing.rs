@@ -101,7 +101,12 @@ impl<D: Directory + ?Sized> Committer<D> {
         tell.asked = std::mem::take(&mut queue.close_asked);
         let ends = queue.closed || queue.failure.is_some() || queue.abandoned;
         let ends = ends || planted::on("failed_close_ends_log");
+        let abandoned = queue.abandoned;
         drop(queue);
+        if abandoned && !planted::on("forgotten_close_says_nothing") {
+            // Whoever asked may be gone as well.
+            say_unsealed(&result);
+        }
         if ends {
             self.give_up();
             self.idle.stop();
@@ -164,6 +169,13 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         drop(queue);
         owner.into_iter().for_each(|owner| owner.unpark());
         Ok(asked)
+    }
+}
+
+/// Whoever drops a log is told nothing.
+pub(super) fn say_unsealed(closed: &PersistenceResult<()>) {
+    if let Err(error) = closed {
+        tracing::error!(%error, "a dropped write-ahead log could not be sealed");
     }
 }
 

@@ -7,7 +7,7 @@
 //! counts as waiting; an append that finds no place waits for the oldest.
 
 use super::{Committer, Guard, Reaping};
-use crate::error::PersistenceResult;
+use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use crate::storage::{Directory, Effect, Wait};
 use crate::walog::queue::Queue;
@@ -52,6 +52,19 @@ impl<D: Directory + ?Sized> Committer<D> {
         };
         hand_on(&mut queue);
         outcome
+    }
+
+    /// What an append answers that has waited for room in vain. A commit that was refused is not its own: behind that
+    /// error, an entry stays appended.
+    pub(super) fn unappended(&self, error: PersistenceError) -> PersistenceError {
+        let queue = self.queue();
+        if queue.check().is_err() || planted::on("unappended_is_out_of_space") {
+            return error;
+        }
+        let (bytes, bytes_max) = queue.waiting();
+        drop(queue);
+        tracing::debug!(%error, "what waits could not be committed");
+        PersistenceError::WouldBlock { bytes, bytes_max }
     }
 
     /// What was submitted begins, though nobody is about to wait for it. A file that does everything at once has

@@ -3,7 +3,7 @@
 //! Lives here: submitting, the owner thread, and [`Line`], through which a ticket reaches its log without
 //! knowing what kind of directory that is in. Not here: committing itself.
 
-use super::{Committer, Turn};
+use super::{Committer, Guard, Turn};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
 use crate::limits::BATCH_BYTES_MAX;
@@ -153,6 +153,16 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
     }
 }
 
+/// Whoever begins to wait may be inside what a driver calls: that one has not handed on yet, and does not before the
+/// call returns.
+fn call_owner(mut queue: Guard<'_>) {
+    let owner = if planted::on("waiting_calls_nobody") { None } else { queue.call_owner() };
+    drop(queue);
+    if let Some(owner) = owner {
+        owner.unpark();
+    }
+}
+
 impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
     fn durable_entry_id(&self) -> u64 {
         Committer::durable_entry_id(self)
@@ -190,15 +200,31 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
                 let durable_entry_id = queue.durable_entry_id;
                 break Err(PersistenceError::TimedOut { entry_id, durable_entry_id });
             }
-            if !key.is_some_and(|key| queue.waiters.contains(entry_id, key)) {
-                key = Some(queue.waiters.add(entry_id, Wake::Watcher(thread::current())));
-            }
-            let look_at = self.look_at(&queue);
-            drop(queue);
-            self.park(look_at, Some(left));
-            queue = self.queue();
+            // In an observer or a callback on the log's own thread nobody else would drive.
+            let drives = queue.is_owner() && !planted::on("deadline_never_drives");
+            let turn = if drives { queue.turn(entry_id, Effect::Durable) } else { Turn::Wait };
+            queue = match turn {
+                Turn::Submit => self.submit(queue, entry_id, Effect::Durable),
+                Turn::Reap => {
+                    self.reap_within(queue, Some(left).filter(|_| !planted::on("driving_outwaits_deadline")))
+                }
+                Turn::Wait => {
+                    if !key.is_some_and(|key| queue.waiters.contains(entry_id, key)) {
+                        key = Some(queue.waiters.add(entry_id, Wake::Watcher(thread::current())));
+                    }
+                    let look_at = self.look_at(&queue);
+                    call_owner(queue);
+                    self.park(look_at, Some(left));
+                    self.queue()
+                }
+            };
         };
         key.map(|key| queue.waiters.remove(entry_id, key));
+        let next = queue.next_driver();
+        drop(queue);
+        if let Some(next) = next {
+            next.unpark();
+        }
         outcome
     }
 
@@ -222,9 +248,19 @@ impl<D: Directory + ?Sized + 'static> Line for Committer<D> {
             drop(queue);
             return Poll::Ready(Committer::wait(self, entry_id, Effect::Durable));
         }
-        if !key.is_some_and(|key| queue.waiters.renew(entry_id, key, context.waker())) {
-            *key = Some(queue.waiters.add(entry_id, Wake::Task(context.waker().clone())));
+        let mut replaced = match key.and_then(|key| queue.waiters.renew(entry_id, key, context.waker())) {
+            Some(replaced) => replaced,
+            None => {
+                *key = Some(queue.waiters.add(entry_id, Wake::Task(context.waker().clone())));
+                None
+            }
+        };
+        if planted::on("replaced_task_goes_locked") {
+            drop(replaced.take());
         }
+        call_owner(queue);
+        // Behind the lock, as in `forget`.
+        drop(replaced);
         Poll::Pending
     }
 

@@ -296,3 +296,30 @@ fn progress(arguments: &Arguments, steps: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left");
     ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// Seconds that the lines of one run are measured for, all together.
+    fn measured(arguments: &[&str]) -> f64 {
+        let arguments = Program::parse_from([&["bench"], arguments].concat()).arguments;
+        let scratch = tempfile::tempdir().expect("a directory");
+        let lines = plan(&arguments, scratch.path()).expect("plans").len();
+        lines as f64 * f64::from(arguments.rounds()) * arguments.seconds()
+    }
+
+    #[test]
+    fn a_quick_run_leaves_time_for_what_is_not_measured() {
+        let quick = measured(&["--quick"]);
+        assert!(quick < 20.0, "{quick} s of 30 are measured; files are made and synced beside that");
+        assert!(measured(&[]) > quick && measured(&["--full"]) > measured(&[]));
+    }
+}
