@@ -198,6 +198,7 @@ late_seal_attests | it | attesting::what_is_attested_behind_a_refused_commit_is_
 never_fill_blocks | it | flushing::a_large_flush_ends_with_a_block
 fill_direct_alone | it | flushing::what_one_owner_writes_depends_neither_on_how_nor_on_how_fast_the_disk_takes_it
 no_room_for_fillers | it | room::there_is_space_for_the_seals_of_an_idle_log_and_of_its_end_whatever_stands_before
+rotation_sync_is_forgotten | it | attesting::what_a_rotation_of_a_shared_log_made_durable_is_attested
 filler_attests | it | flushing::what_fills_a_block_attests_no_entry
 filler_attests_flushed | it | flushing::no_power_cut_beside_filled_blocks_loses_what_was_acknowledged
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow

@@ -1,11 +1,13 @@
 //! Attestation: what says, on disk, that the very last entries are durable.
 
-use crate::damage::{Outcome, contents, outcome_in, payload, replace};
+use crate::damage::{Outcome, contents, frames, outcome_in, payload, replace};
 use crate::power_cut::{check, must};
+use durability::formats::frame::FrameKind;
 use durability::storage::FlushPolicy;
 use durability::testing::sim::{SimDisk, SimOptions, check_crashes};
 use durability::walog::{
-    PrepareAhead, PrepareHand, SyncWalWriter, WalMaintenance, WalOptions, WalReader, WalReplayMode, WalWriter,
+    PrepareAhead, PrepareHand, SyncWalWriter, WalFollower, WalMaintenance, WalOptions, WalReader,
+    WalReplayMode, WalWriter,
 };
 use durability::{Directory, FsDirectory};
 use std::sync::Arc;
@@ -110,6 +112,41 @@ fn close_rotation_drop_and_attest_leave_the_very_last_entry_attested() {
         replace(&left, "wal/wal_1.log", &bytes);
         let told = outcome_in(&Arc::new(left), WalReplayMode::BestEffortTail);
         assert_eq!(matches!(told, Outcome::Corrupt(..)), is_attested, "{what}: {told:?}");
+    }
+}
+
+/// Nobody asks for durability: what a rotation makes durable is attested all the same, by the seal of the segment that
+/// is full and by the next one. Or damage there would look like a tear, although followers have shown what it hits.
+#[test]
+fn what_a_rotation_of_a_shared_log_made_durable_is_attested() {
+    for by_hand in [true, false] {
+        let (disk, hand) = (SimDisk::new(1), PrepareHand::new());
+        let prepare_ahead = if by_hand { PrepareAhead::ByHand(hand.clone()) } else { PrepareAhead::Never };
+        let options = WalOptions { segment_bytes_max: 4096, prepare_ahead, ..options() };
+        let wal = Shared::configure(Arc::new(disk.clone()), options).expect("opens");
+        let mut early = WalFollower::new(Arc::new(disk.clone()), None).expect("follows");
+        while wal.rotations() < 3 {
+            wal.append_bytes(&payload(wal.last_entry_id() + 1)).expect("appends");
+            wal.flush().expect("flushes");
+            while hand.step() {}
+            early.poll(|_, _| Ok(())).expect("follows");
+        }
+        let mut late = WalFollower::new(Arc::new(disk.clone()), None).expect("follows");
+        late.poll(|_, _| Ok(())).expect("follows");
+        let what = format!("by hand: {by_hand}");
+
+        // As if a sector of the last frame but one of the segment that is full had never been written.
+        let (killed, path) = (disk.after_kill(), "wal/wal_3.log");
+        let mut bytes = contents(&killed, path);
+        let data: Vec<_> = frames(&bytes).into_iter().filter(|frame| frame.kind == FrameKind::Data).collect();
+        let [.., hit, _] = &data[..] else { panic!("{what}: {data:?}") };
+        bytes[hit.offset..hit.offset + 512].fill(0);
+        replace(&killed, path, &bytes);
+        let told = outcome_in(&Arc::new(killed), WalReplayMode::BestEffortTail);
+        assert!(matches!(told, Outcome::Corrupt(..)), "{what}: {told:?}, entry {} is hit", hit.last_entry_id);
+        let (next_early, next_late, newest) =
+            (early.next_entry_id(), late.next_entry_id(), wal.last_entry_id());
+        assert_eq!((next_early, next_late), (newest, newest), "{what}: all but the newest segment's entry");
     }
 }
 
