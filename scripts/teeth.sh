@@ -208,6 +208,7 @@ refused_are_asked_for | it | counterexamples::flushes_begin_again_after_a_commit
 callback_panic_escapes | it | told::a_callback_runs_on_a_blocked_thread_where_that_one_collects
 callback_panic_escapes | it | told::a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_it
 deadline_never_drives | it | told::a_callback_may_wait_for_a_ticket_in_every_way
+deadline_never_drives | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of
 driving_outwaits_deadline | it | told::a_deadline_passes_while_the_same_thread_drives
 waiting_calls_nobody | it | told::who_is_told_on_a_blocked_thread_may_wait_for_a_ticket_that_nobody_has_begun
 replaced_task_goes_locked | it | told::a_task_that_goes_because_another_one_polls_may_have_held_the_last_handle

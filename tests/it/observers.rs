@@ -1,12 +1,12 @@
 //! What observers of a shared log may do: whatever they are told of, they may use the log, and nobody waits for ever.
 
-use durability::PersistenceResult;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
     PrepareAhead, SlowCommit, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
 };
+use durability::{PersistenceError, PersistenceResult};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -29,13 +29,16 @@ const EVENTS: [Event; 5] = [Event::Append, Event::Flush, Event::Sync, Event::Rot
 
 type Act = fn(Wal) -> PersistenceResult<()>;
 
-const ACTS: [(&str, Act); 8] = [
+const ACTS: [(&str, Act); 9] = [
     ("append", |wal| wal.append_bytes(b"observed").map(drop)),
     ("append durably", |wal| wal.append_bytes_durable(b"observed").map(drop)),
     ("flush", |wal| wal.append_bytes(b"observed").and_then(|_| wal.flush())),
     ("sync", |wal| wal.append_bytes(b"observed").and_then(|_| wal.flush_and_sync())),
     ("attest", |wal| wal.attest()),
     ("await a ticket", |wal| pollster::block_on(wal.submit_bytes(b"observed")?).map(drop)),
+    ("await a ticket for some time", |wal| {
+        wal.submit_bytes(b"observed")?.wait_timeout(PATIENCE / 2).map(drop)
+    }),
     ("close", |wal| wal.close()),
     ("close without blocking", |wal| pollster::block_on(wal.close_async())),
 ];
@@ -165,6 +168,36 @@ fn an_observer_may_drop_the_last_handle() {
         assert_eq!(waiting.join().expect("ends").expect("is durable"), 2, "{event:?}");
         assert_eq!(entries(&disk), 2, "{event:?}");
     }
+}
+
+/// In a callback the log's own thread waits for a commit that it has to drive itself, and no longer than it said.
+#[test]
+fn a_callback_waits_no_longer_than_it_said_and_the_log_goes_on() {
+    let (first, gate, faults) = (Gate::new(), Gate::new(), Faults::new());
+    let options = WalOptions { preallocate_bytes: 0, ..WalOptions::default() };
+    let wal = Wal::configure(Arc::new(faults.over(SimDisk::new(1))), options).expect("opens");
+    wal.append_bytes_durable(b"first").expect("commits");
+    let (told, outcomes) = mpsc::channel();
+    let shared = wal.clone();
+    // So that it is the log's own thread that calls back.
+    faults.inject(At::next_of(Operation::Complete), Fault::Stall(first.clone()));
+    let ticket = wal.submit_bytes(b"second").expect("is accepted");
+    ticket.on_durable(move |outcome| {
+        let _ = told.send(outcome);
+        faults.inject(At::next_of(Operation::Complete), Fault::Stall(gate.clone()));
+        let third = shared.submit_bytes(b"third").expect("is accepted");
+        let _ = told.send(third.wait_timeout(Duration::from_millis(5)));
+        gate.open();
+        let _ = told.send(third.wait_timeout(PATIENCE / 2));
+    });
+    first.open();
+    let next = || outcomes.recv_timeout(PATIENCE).expect("it hangs");
+    assert_eq!(next().expect("is durable"), 2);
+    let timed_out = next();
+    let expected = PersistenceError::TimedOut { entry_id: 3, durable_entry_id: 2 };
+    assert_eq!(timed_out.map_err(|error| error.to_string()), Err(expected.to_string()));
+    assert_eq!(next().expect("is durable"), 3);
+    assert_eq!(wal.append_bytes_durable(b"fourth").expect("commits"), 4);
 }
 
 /// While an observer of a slow commit dawdles, others collect that commit.
