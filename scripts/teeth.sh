@@ -54,6 +54,7 @@ checkpoint_before_log | it | power_cut::no_power_cut_during_publishing_loses_a_s
 skip_checkpoint_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
 skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
+closed_behind_lost_seal | it | damage::closed::a_seal_lost_before_the_closing_one_does_not_refuse_what_follows
 drop_seal_watermark | it | damage::closed::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
 durable_beside_flushes | it | flushing::no_power_cut_beside_flushes_in_flight_loses_what_was_acknowledged

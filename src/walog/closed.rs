@@ -11,8 +11,10 @@ use crate::error::PersistenceResult;
 use crate::formats::frame::{
     FrameHeader, FrameHeaderState, FrameKind, FrameSeed, Seal, SealReason, decode_header,
 };
+use crate::formats::is_zero;
 use crate::formats::layout::FRAME_HEADER_BYTES;
-use crate::limits::FRAME_ALIGNMENT_MAX;
+use crate::limits::{FRAME_ALIGNMENT_MAX, SECTOR_BYTES};
+use crate::planted;
 use crate::storage::Directory;
 
 /// The log's end, where the last block of its newest segment tells it; else `None`, which means nothing.
@@ -62,7 +64,7 @@ pub(super) fn closed_end<D: Directory + ?Sized>(
 }
 
 /// The last entry, where `last`, the block at `offset`, is the seal of a closed log that attests everything,
-/// and `before`, the block before it, is no seal.
+/// and `before`, the block before it, is no seal, and none that was lost.
 fn closing_seal(segment: &Started, before: &[u8], last: &[u8], offset: u64) -> Option<u64> {
     let good = |block: &[u8], offset: u64| -> Option<FrameHeader> {
         match decode_header(block, offset, FrameSeed::new(segment.header.salt)) {
@@ -82,5 +84,8 @@ fn closing_seal(segment: &Started, before: &[u8], last: &[u8], offset: u64) -> O
     // Where the contents end before two seals, only a scan knows: what follows the log must rest on neither.
     let after_seal =
         good(before, offset - before.len() as u64).is_some_and(|header| header.kind == FrameKind::Seal);
-    (seal.reason == SealReason::Close && attests_all && !after_seal).then_some(last_entry_id)
+    // A seal of which nothing is left is a tear to whoever reads, and costs no entry; behind it, it would be damage.
+    let after_zeros = is_zero(&before[..SECTOR_BYTES]) && !planted::on("closed_behind_lost_seal");
+    let tells = attests_all && !after_seal && !after_zeros;
+    (seal.reason == SealReason::Close && tells).then_some(last_entry_id)
 }

@@ -114,6 +114,27 @@ fn a_closed_log_is_opened_by_its_last_block_with_the_end_that_reading_finds() {
     }
 }
 
+/// Reading accepts it, as all entries are there; so what is acknowledged behind it must be readable, too.
+#[test]
+fn a_seal_lost_before_the_closing_one_does_not_refuse_what_follows() {
+    for shape in SHAPES {
+        let log = build(shape, true);
+        for idle in 1..=2 {
+            let seals =
+                [(SealReason::Idle, log.last), (SealReason::Idle, log.last), (SealReason::Close, log.last)];
+            let disk = sealed_anew(&log, &seals[2 - idle..]);
+            let mut bytes = contents(&disk, &log.path);
+            let lost = bytes.len() - 1024;
+            bytes[lost..lost + 512].fill(0);
+            replace(&disk, &log.path, &bytes);
+            let what = format!("{shape:?}, the last of {idle}");
+            let (opened, scanned) = (opened_end(&disk).expect("opens"), scanned_end(&disk).expect("reads"));
+            same_end(&opened, &scanned, &what);
+            verdict_of(&disk, &what);
+        }
+    }
+}
+
 /// The segment that goes on attests nothing there: whoever opened without looking would turn the damage into a
 /// tear.
 #[test]
