@@ -73,7 +73,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("durability: {error}");
-            cmd::look::code_of(&error).unwrap_or(ExitCode::from(LOST))
+            let code = cmd::look::code_of(&error).or_else(|| cmd::interrupt::Interrupted::code_of(&error));
+            code.unwrap_or(ExitCode::from(LOST))
         }
     }
 }

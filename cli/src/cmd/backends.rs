@@ -1,6 +1,7 @@
 //! `durability backends`: which backend a directory gets, and why.
 
 use super::Failure;
+use super::look::{Usage, say};
 use durability::DurableDirectory;
 use durability::backends::Backend;
 use durability::storage::ActiveStrategy;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 )]
 pub struct Arguments {
     /// The directory to ask for.
-    #[arg(default_value = ".")]
+    #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
     /// Measure by which strategy commits would be made, too.
     #[arg(long)]
@@ -40,6 +41,9 @@ struct Answer {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if arguments.directory.exists() && !arguments.directory.is_dir() {
+        return Err(Usage(format!("{} is not a directory", arguments.directory.display())).into());
+    }
     let opened = Backend::Auto.open(&arguments.directory)?;
     let active = if arguments.measure { measure(&arguments.directory)? } else { None };
     let answer = Answer {
@@ -49,12 +53,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         strategy_reason: active.as_ref().map(|active| active.reason.to_string()),
     };
     if arguments.json {
-        println!("{}", serde_json::to_string(&answer)?);
+        say(format_args!("{}", serde_json::to_string(&answer)?))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}: {}", answer.backend, answer.reason);
+    say(format_args!("{}: {}", answer.backend, answer.reason))?;
     if let Some(active) = active {
-        println!("{active}");
+        say(format_args!("{active}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

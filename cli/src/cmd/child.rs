@@ -41,7 +41,7 @@ type Wal = SyncWalWriter<(), dyn DurableDirectory>;
 /// One acknowledgement at a time; callbacks come from threads of the log.
 static OUT: Mutex<()> = Mutex::new(());
 
-/// Commits until it is killed.
+/// Commits until it is killed, or its parent is gone.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let directory = arguments.backend.open(&arguments.directory)?.directory;
     let mut random = Random(arguments.seed);
@@ -176,6 +176,8 @@ fn publish(wal: &Wal, directory: &Arc<dyn DurableDirectory>) -> PersistenceResul
 fn acknowledge(id: u64) {
     let _one = OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let mut out = std::io::stdout().lock();
-    // A parent that is gone needs no acknowledgements.
-    let _ = out.write_all(&id.to_le_bytes()).and_then(|()| out.flush());
+    // A parent that is gone needs no writer, and nobody else would end it.
+    if out.write_all(&id.to_le_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
 }

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod child;
 pub mod dump;
 pub mod inspect;
+pub mod interrupt;
 pub mod look;
 pub mod payload;
 pub mod repair;

@@ -5,7 +5,8 @@
 //! disk does without rotation. Memory does not grow with the run: latencies are counted, not kept.
 
 use super::Failure;
-use super::look::Usage;
+use super::interrupt;
+use super::look::{Usage, say};
 use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions};
 use durability::walog::{PrepareAhead, SyncWalWriter, WalMaintenance, WalOptions};
@@ -23,13 +24,14 @@ type Log = SyncWalWriter<(), dyn DurableDirectory>;
 #[command(
     after_help = "Works in a new folder below DIR, which is removed at the end. A run of a few seconds may \
     see no rotation; smaller segments (`--segment-bytes`) rotate more often.\n\n\
-    Exit codes: 0 measured, 1 something failed, 2 wrong usage."
+    Ctrl-C ends it behind the slice that runs, with what was measured until then; once more, at once, and the folder \
+    stays.\n\nExit codes: 0 measured, 1 something failed, 2 wrong usage, 130 interrupted."
 )]
 pub struct Arguments {
     /// An existing directory on the disk to measure. By default, the current one.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// How long, in seconds, both logs together.
+    /// How long, in seconds, both logs together; whole slices of both, so at least two.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     seconds: u64,
     /// How long one log commits before the other does, in seconds.
@@ -42,17 +44,17 @@ pub struct Arguments {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     bytes: u64,
     /// Size of a segment of the log that rotates, in bytes.
-    #[arg(long, default_value_t = 10 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    #[arg(long, default_value_t = 10 << 20, value_parser = clap::value_parser!(u64).range(4096..=1 << 40))]
     segment_bytes: u64,
     /// What the log that does not rotate has zero-filled before each slice, in bytes.
-    #[arg(long, default_value_t = 256 << 20)]
+    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(4096..=1 << 40))]
     still_bytes: u64,
     /// Truncated segments that are kept for reuse.
     #[arg(long, default_value_t = 2)]
     recycle: usize,
     /// Segments that are kept ready at least.
-    #[arg(long, default_value_t = WalOptions::default().prepared_segments_min, conflicts_with = "inline")]
-    prepared: usize,
+    #[arg(long, default_value_t = 1, conflicts_with = "inline", value_parser = clap::value_parser!(u64).range(1..=64))]
+    prepared: u64,
     /// Make segments when they are needed, not before.
     #[arg(long)]
     inline: bool,
@@ -107,6 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !below.is_dir() {
         return Err(Usage(format!("{} is not a directory", below.display())).into());
     }
+    interrupt::listen();
     let folder = tempfile::Builder::new().prefix("soak-").tempdir_in(below)?;
     let backend = match arguments.backend {
         Chosen::Auto => Backend::Auto,
@@ -129,15 +132,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             preallocate_bytes: arguments.segment_bytes,
             recycle_capacity: arguments.recycle,
             prepare_ahead,
-            prepared_segments_min: arguments.prepared,
+            prepared_segments_min: arguments.prepared as usize,
             ..WalOptions::default()
         },
     )?;
     let (mut moving, mut still, mut still_rotations) = (Counted::default(), Counted::default(), 0);
     let began = Instant::now();
     let (mut rss_start_kib, mut slices) = (None, 0);
-    while began.elapsed().as_secs() < arguments.seconds {
+    while began.elapsed().as_secs() < arguments.seconds && !interrupt::is_asked() {
         moving.add(slice(&rotating, arguments, true)?);
+        if slices == 0 {
+            interrupt::check()?;
+        }
         let (other, _) = open(
             &format!("still-{slices}"),
             WalOptions {
@@ -175,35 +181,36 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     rotating.close()?;
     folder.close()?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say(format_args!("{}", serde_json::to_string(&report)?))?;
     } else {
-        print(&report);
+        print(&report)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(interrupt::code())
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> Result<(), Failure> {
     let Report { backend, strategy, committers, entry_bytes, segment_bytes, .. } = report;
-    println!(
+    say(format_args!(
         "{backend}, {strategy}: {committers} committers, {entry_bytes} B, segments of {segment_bytes} B"
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}",
         "", "commits/s", "p50 us", "p99 us", "p99.9 us", "max us"
-    );
+    ))?;
     for (name, arm) in [("rotating", &report.rotating), ("one segment", &report.still)] {
         let Arm { commits_per_s, p50_us, p99_us, p999_us, max_us, .. } = arm;
-        println!(
+        say(format_args!(
             "{name:<12} {commits_per_s:>12.0} {p50_us:>10.0} {p99_us:>10.0} {p999_us:>10.0} {max_us:>10.0}"
-        );
+        ))?;
     }
-    println!(
+    say(format_args!(
         "{} rotations ({} of the other log), {:.0} us waited for a segment, p99.9 {:.2} times as long",
         report.rotations, report.still_rotations, report.rotation_stall_us, report.p999_ratio
-    );
+    ))?;
     if let (Some(start), Some(end)) = (report.rss_start_kib, report.rss_end_kib) {
-        println!("resident memory {start} KiB after the first slices, {end} KiB at the end");
+        say(format_args!("resident memory {start} KiB after the first slices, {end} KiB at the end"))?;
     }
+    Ok(())
 }
 
 /// All committers commit for one slice.
@@ -227,6 +234,9 @@ fn slice(log: &Log, arguments: &Arguments, truncates: bool) -> Result<Counted, F
             })
             .collect();
         for _ in 0..arguments.slice {
+            if interrupt::is_asked() {
+                break;
+            }
             std::thread::sleep(Duration::from_secs(1));
             if truncates {
                 let maintenance = WalMaintenance::new(Arc::clone(log.directory()));

@@ -1,6 +1,8 @@
 //! `durability torture`: the main job. A child commits, is killed, and the parent recovers at once.
 
 use super::Failure;
+use super::interrupt;
+use super::look::say;
 use super::payload::{Random, check};
 use crate::{LOST, USAGE};
 use durability::DurableDirectory;
@@ -31,10 +33,12 @@ const ROUNDS_PER_CHECKPOINT: u64 = 5;
     gap, contents as appended, batches whole, everything acknowledged there, nothing changed that was seen before. \
     Every fifth round publishes a checkpoint, cuts the log and recovers from both.\n\nA kill is not a power cut: what \
     the operating system had is still there. Power cuts are simulated by the library's tests.\n\nExit codes: 0 \
-    nothing was lost, 1 something was lost or failed, 2 wrong usage."
+    nothing was lost, 1 something was lost or failed, 2 wrong usage, 130 interrupted (Ctrl-C: it ends behind the writer \
+    that runs, and says what it found)."
 )]
 pub struct Arguments {
-    /// Where to work; the last log stays there. Without it: a temporary directory here, removed at the end.
+    /// Where to work, new or empty; the last log stays there. Without it: a temporary directory here, removed at the end.
+    #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
     /// Write through this backend only. Without it io_uring and std take turns.
     #[arg(long)]
@@ -44,10 +48,10 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recover: Option<Recoverer>,
     /// How many writers are killed.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// Threads that commit in each writer.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=4096))]
     threads: u64,
     /// Repeat the choices of an earlier run.
     #[arg(long)]
@@ -92,6 +96,7 @@ struct Summary {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    interrupt::listen();
     let (root, _temporary) = match work_directory(arguments)? {
         Ok(work) => work,
         Err(usage) => {
@@ -111,7 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             sum.add(&tally);
         }
         progress.inc(1);
-        if tally.violations + tally.lost > 0 {
+        if tally.violations + tally.lost > 0 || interrupt::is_asked() {
             break;
         }
     }
@@ -121,7 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     report(arguments, &summary)?;
     let failed = summary.total.lost + summary.total.violations > 0;
-    Ok(if failed { ExitCode::from(LOST) } else { ExitCode::SUCCESS })
+    Ok(if failed { ExitCode::from(LOST) } else { interrupt::code() })
 }
 
 impl Tally {
@@ -206,6 +211,7 @@ impl Torture<'_> {
         if self.arguments.plant_a_loss {
             command.arg("--lie");
         }
+        apart(&mut command);
         let mut child = Guard(command.stdout(Stdio::piped()).spawn()?);
         let mut out = child.0.stdout.take().ok_or("no pipe")?;
         let mut ready = [0; 8];
@@ -342,6 +348,15 @@ impl Batch {
     }
 }
 
+/// Keeps a terminal's Ctrl-C from the writer: this process kills it, and one that is gone ends it, see `acknowledge`.
+#[cfg(unix)]
+fn apart(command: &mut Command) {
+    std::os::unix::process::CommandExt::process_group(command, 0);
+}
+
+#[cfg(not(unix))]
+fn apart(_: &mut Command) {}
+
 /// Kills and reaps the writer whatever happens.
 struct Guard(Child);
 
@@ -360,7 +375,10 @@ fn work_directory(arguments: &Arguments) -> Result<Work, Failure> {
         let temporary = tempfile::Builder::new().prefix("torture-").tempdir_in(".")?;
         return Ok(Ok((temporary.path().to_owned(), Some(temporary))));
     };
-    std::fs::create_dir_all(directory)?;
+    if directory.exists() && !directory.is_dir() {
+        return Ok(Err(format!("{} is not a directory", directory.display())));
+    }
+    std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     if std::fs::read_dir(directory)?.next().is_some() {
         return Ok(Err(format!(
             "{} is not empty; torture wants a directory of its own",
@@ -398,19 +416,17 @@ fn progress(arguments: &Arguments) -> ProgressBar {
 
 fn report(arguments: &Arguments, summary: &Summary) -> Result<(), Failure> {
     if arguments.json {
-        println!("{}", serde_json::to_string(summary)?);
-        return Ok(());
+        return say(format_args!("{}", serde_json::to_string(summary)?));
     }
     for (name, tally) in
         summary.backends.iter().map(|(name, tally)| (*name, tally)).chain([("together", &summary.total)])
     {
-        println!(
+        say(format_args!(
             "{name:>9}: {} writers killed, {} entries acknowledged, {} recovered, {} lost, {} violations",
             tally.kills, tally.acknowledged, tally.recovered, tally.lost, tally.violations
-        );
+        ))?;
     }
-    println!("seed {}", summary.seed);
-    Ok(())
+    say(format_args!("seed {}", summary.seed))
 }
 
 fn hash(bytes: &[u8]) -> u64 {

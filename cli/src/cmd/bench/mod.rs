@@ -16,6 +16,7 @@ mod reference;
 mod report;
 mod ring;
 
+use super::interrupt;
 use crate::USAGE;
 use disk::Disk;
 use drive::Window;
@@ -46,7 +47,8 @@ const ENTRY_BYTES_MAX: u64 = 1 << 20;
     after_help = "Works in a new folder below DIR, which is removed at the end. DIR must be on the disk that is to be \
     measured. Raw loops and reference engines run in the same rounds as the library, because a disk's speed \
     today says nothing about yesterday's; a machine that is busy with other things measures those.\n\nWhat the \
-    columns mean is in docs/benchmarks.md.\n\nExit codes: 0 measured, 1 something failed, 2 wrong usage."
+    columns mean is in docs/benchmarks.md. Ctrl-C ends it behind the line that is measured, with nothing \
+    told; once more, at once, and the folder stays.\n\nExit codes: 0 measured, 1 something failed, 2 wrong usage, 130 interrupted."
 )]
 pub struct Arguments {
     /// An existing directory on the disk to measure. By default, the current one.
@@ -65,20 +67,21 @@ pub struct Arguments {
     /// Every number of committers and every entry size.
     #[arg(long)]
     full: bool,
-    /// Only these numbers of committers.
+    /// Only these numbers of committers, e.g. 1,8,64.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=COMMITTERS_MAX))]
     committers: Vec<u64>,
-    /// Only these entry sizes, in bytes.
+    /// Only these entry sizes, in bytes, e.g. 256,4096.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=ENTRY_BYTES_MAX))]
     bytes: Vec<u64>,
-    /// Only these strategies of the library.
+    /// Only these strategies of the library, separated by commas.
     #[arg(long, value_delimiter = ',', value_enum)]
     strategy: Vec<Strategy>,
     /// Appending without sync, too, against a raw loop of large writes. Such lines take a second each, or what
     /// `--seconds` says: in less, the raw loop is a measure of free memory.
     #[arg(long)]
     append: bool,
-    /// The library's shared log also with so many commits in flight at once, instead of what it chooses.
+    /// The library's shared log also with so many commits in flight at once, instead of what it chooses; e.g.
+    /// 2,4.
     #[arg(long, value_delimiter = ',', value_enum)]
     depth: Vec<Depth>,
     /// Size at which the library's segments are sealed, in bytes. By default the library's.
@@ -159,6 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, super::Failure> {
 }
 
 fn run_here(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    interrupt::listen();
     let scratch = match disk::scratch(arguments.directory.as_deref())? {
         Ok(scratch) => scratch,
         Err(usage) => {
@@ -211,6 +215,7 @@ fn measure(arguments: &Arguments, scratch: &Path) -> Result<Report, Failure> {
         let turns: Vec<usize> =
             if round % 2 == 0 { (0..lines.len()).collect() } else { (0..lines.len()).rev().collect() };
         for turn in turns {
+            interrupt::check()?;
             settle(scratch)?;
             let line = &mut lines[turn];
             progress.set_message(format!("{} {}", line.subject.name, line.subject.strategy));
@@ -262,6 +267,7 @@ fn available(lines: Vec<Line>, meter: &Meter, scratch: &Path) -> Result<(Vec<Lin
     for mut line in lines {
         let what = (line.subject.name, line.subject.strategy);
         if line.is_optional && !tried.contains(&what) {
+            interrupt::check()?;
             tried.push(what);
             settle(scratch)?;
             if let Err(error) = (line.cell)(&window) {

@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::line::median;
 use super::meter::Meter;
 use super::{Arguments, Failure, progress, settle};
+use crate::cmd::interrupt;
 use durability::DurableDirectory;
 use durability::backends::Backend;
 use durability::walog::{WalOptions, WalWriter};
@@ -37,6 +38,7 @@ pub fn measure(arguments: &Arguments, scratch: &Path) -> Result<Recovery, Failur
     let write = |name, extent, per_frame| {
         bar.set_message(format!("writing: {name}"));
         bar.inc(1);
+        interrupt::check()?;
         Log::write(scratch, name, extent, per_frame)
     };
     let grouped = write("grouped", Extent::Entries(entries), COMMITTERS)?;
@@ -63,6 +65,7 @@ pub fn measure(arguments: &Arguments, scratch: &Path) -> Result<Recovery, Failur
     }
     for round in 0..rounds {
         for (log, ours, theirs) in &mut readings {
+            interrupt::check()?;
             bar.set_message(format!("reading: {}", log.name));
             if round % 2 == 0 {
                 ours.take(&meter, log, || log.replay())?;
