@@ -156,7 +156,7 @@ pub enum PersistenceError {
     /// first entry either, or there is none. Where nothing was ever started, say so with
     /// [`RecoveryOptions::or_new`](crate::recover::RecoveryOptions::or_new).
     #[error(
-        "missing checkpoint: {path} (recovery of what was never started wants `RecoveryOptions::or_new`)"
+        "missing checkpoint: {path} (`RecoveryOptions::or_new` is for where nothing was ever started, and only there)"
     )]
     MissingCheckpoint {
         /// Where it should have been.

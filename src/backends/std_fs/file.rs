@@ -118,8 +118,9 @@ fn zero_fill(file: &File, path: &str, Range { start: from, end: to }: Range<u64>
     file.sync_all().map_err(|source| PersistenceError::io("sync", path, None, source))
 }
 
-/// Asks for blocks behind the end of the file. Only a full disk or quota is an answer that counts;
-/// whatever else is wrong is found by the writes that follow.
+/// Asks for blocks behind the end of the file. Only a full disk or quota is an answer that counts, and that no file can
+/// be so large, which the writes that follow would find only when they had filled the disk; whatever else is wrong, they
+/// find.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
     use nix::errno::Errno;
@@ -130,7 +131,7 @@ fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
     loop {
         match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, bytes) {
             Err(Errno::EINTR) => {}
-            Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => return Err(error.into()),
+            Err(error @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => return Err(error.into()),
             Ok(()) | Err(_) => return Ok(()),
         }
     }

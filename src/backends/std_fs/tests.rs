@@ -167,6 +167,20 @@ fn zero_filled_blocks_are_written_not_only_reserved() {
     assert!(fs::read(directory.root().join("f")).expect("read").iter().all(|byte| *byte == 0));
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn what_no_file_can_hold_is_refused_before_a_zero_is_written() {
+    use std::os::unix::fs::MetadataExt;
+    let (_scratch, directory) = directory();
+    let file = directory.open_for_commits("f", &FileOptions::create_new()).expect("create");
+    super::file::reserve_file(&file, "f", 4096).expect("a block");
+    if file.metadata().expect("metadata").blocks() == 0 {
+        return crate::backends::skip("space cannot be asked for in the scratch directory");
+    }
+    super::file::reserve_file(&file, "f", 1 << 62).expect_err("no disk is so large");
+    assert_eq!(file.metadata().expect("metadata").len(), 0);
+}
+
 /// A file system of two MiB, or a loud skip.
 #[cfg(target_os = "linux")]
 struct TinyDisk {
