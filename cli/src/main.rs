@@ -59,10 +59,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Inspect(arguments) => cmd::inspect::run(&arguments),
-        Command::Verify(arguments) => cmd::verify::run(&arguments),
-        Command::Dump(arguments) => cmd::dump::run(&arguments),
-        Command::Repair(arguments) => cmd::repair::run(&arguments),
+        Command::Inspect(arguments) => cmd::look::about(&arguments.named, cmd::inspect::run(&arguments)),
+        Command::Verify(arguments) => cmd::look::about(&arguments.named, cmd::verify::run(&arguments)),
+        Command::Dump(arguments) => cmd::look::about(&arguments.named, cmd::dump::run(&arguments)),
+        Command::Repair(arguments) => cmd::look::about(&arguments.named, cmd::repair::run(&arguments)),
         Command::Torture(arguments) => cmd::torture::run(&arguments),
         Command::Bench(arguments) => cmd::bench::run(&arguments),
         Command::Soak(arguments) => cmd::soak::run(&arguments),

@@ -1,7 +1,7 @@
 //! `durability dump`: the entries of a log, to its end or as they become durable.
 
 use super::Failure;
-use super::look::{EXIT_CODES, Named, Target, Usage, code_of, exit_code};
+use super::look::{EXIT_CODES, Named, Target, Usage, code_of, exit_code, placed};
 use crate::CORRUPT;
 use durability::FsDirectory;
 use durability::error::{PersistenceError, PersistenceResult};
@@ -28,10 +28,11 @@ use std::time::Duration;
     Examples:\n  durability dump /var/lib/db --from 100 --to 120\n  durability dump /var/lib/db --json --as utf8 | \
     jq -r .utf8\n  durability dump /var/lib/db --follow --json | consumer\n\n{EXIT_CODES}"))]
 pub struct Arguments {
+    /// What is looked at.
     #[command(flatten)]
-    named: Named,
+    pub named: Named,
     /// First entry; by default the first one that is there.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
     /// Last entry; by default the last one of the log.
     #[arg(long)]
@@ -88,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         (Err(_), Some(Stop::Reached | Stop::Interrupted)) => ignore_broken_pipe(flushed),
         (Err(error), None) => {
             let code = code_of(&error).unwrap_or(ExitCode::from(code_of_library(&error)?));
-            eprintln!("durability: {error}");
+            eprintln!("durability: {}", placed(&arguments.named, error));
             Ok(code)
         }
         (Ok(code), _) => ignore_broken_pipe(flushed).map(|_| code),

@@ -21,8 +21,9 @@ use std::process::ExitCode;
     durability inspect /var/lib/db\n  durability inspect /var/lib/db --json | jq .verdict\n  durability inspect \
     /var/lib/db/wal/wal_3.log --hex | less\n\n{EXIT_CODES}"))]
 pub struct Arguments {
+    /// What is looked at.
     #[command(flatten)]
-    named: Named,
+    pub named: Named,
     #[command(flatten)]
     reading: Reading,
     /// Write out the fields of a file with their offsets and bytes (a file only).

@@ -122,6 +122,19 @@ pub fn exit_code(verdict: &Verdict) -> u8 {
     }
 }
 
+/// What the library says of a file, it says of one in its directory: puts before it which directory that is.
+pub fn about(named: &Named, result: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    result.map_err(|error| placed(named, error))
+}
+
+/// The same of an error.
+pub fn placed(named: &Named, error: Failure) -> Failure {
+    match error.downcast::<PersistenceError>() {
+        Ok(error) => format!("{}: {error}", named.path.display()).into(),
+        Err(error) => error,
+    }
+}
+
 /// The exit code of an error that ends a command, where that is not simply 1.
 pub fn code_of(error: &Failure) -> Option<ExitCode> {
     error.downcast_ref::<Usage>().map(|_| ExitCode::from(USAGE))

@@ -33,8 +33,9 @@ use std::sync::Arc;
     The dry run exits with what it found. --apply exits with what verify says afterwards, 0 when all is \
     clean, and with 4 when it refuses."))]
 pub struct Arguments {
+    /// What is looked at.
     #[command(flatten)]
-    named: Named,
+    pub named: Named,
     #[command(flatten)]
     reading: Reading,
     /// Do it.

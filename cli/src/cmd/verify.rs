@@ -23,8 +23,9 @@ use std::sync::Arc;
     nothing; a writer may be at work.\n\nExamples:\n  durability verify /var/lib/db\n  durability verify \
     /var/lib/db/checkpoint --json\n  durability verify /var/lib/db || durability repair /var/lib/db\n\n{EXIT_CODES}"))]
 pub struct Arguments {
+    /// What is looked at.
     #[command(flatten)]
-    named: Named,
+    pub named: Named,
     #[command(flatten)]
     reading: Reading,
 }

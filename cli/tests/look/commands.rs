@@ -30,12 +30,17 @@ fn what_is_no_log_is_said_and_nothing_is_made() {
     }
     assert_eq!(code(&["repair", "--apply"], &root.join("empty")), 2);
     assert_eq!(code(&["verify", "--threads", "0"], &root.join("empty")), 2);
+    assert_eq!(code(&["dump", "--from", "0"], &root.join("empty")), 2);
     assert_eq!(tree(root), before);
     // A file that cannot be read is no verdict about a log.
     let log = killed(root);
     folder(&log, "wal/wal_9.log");
     for command in ["verify", "inspect", "dump", "repair"] {
-        assert_eq!(code(&[command], &log), 1, "{command}");
+        let output = run(&[command], &log);
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        // Which log's file it is, too: there may be many.
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&log.display().to_string()) && told.contains("wal_9.log"), "{command}: {told}");
     }
 }
 
