@@ -398,7 +398,7 @@ impl<'a, D: Directory + ?Sized> Planner<'a, D> {
         };
         let moved = self.steps.iter().any(|step| matches!(step, RepairStep::MoveAway { .. }));
         let newest = match keep {
-            Keep::Oldest if moved => ", see whether keeping the newest segments serves it",
+            Keep::Oldest if moved => ", see whether keeping the newest segments (`--keep newest`) serves it",
             _ => "",
         };
         self.give_up(format!(
