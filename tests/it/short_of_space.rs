@@ -57,6 +57,44 @@ fn who_waits_for_room_on_a_full_disk_is_told_that_nothing_was_appended() {
     }
 }
 
+/// The last handle goes while nothing can be committed: every callback is told so, once.
+#[test]
+fn callbacks_of_a_log_that_is_dropped_on_a_full_disk_are_called_once() {
+    for seed in seeds(20) {
+        let disk = SimDisk::new(seed);
+        let (pipeline_depth, prepare_ahead) = (Some(1 + seed as usize % 4), PrepareAhead::Never);
+        let options = WalOptions {
+            segment_bytes_max: 2000,
+            preallocate_bytes: 512,
+            pipeline_depth,
+            prepare_ahead,
+            ..WalOptions::default()
+        };
+        disk.keep_reserved();
+        let wal = Wal::configure(Arc::new(disk.clone()), options).expect("opens");
+        wal.append_bytes_durable(&[1; 100]).expect("commits");
+        let (well, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut asked = 0;
+        for number in 0..30 {
+            if number == seed % 30 {
+                disk.limit_capacity(Some(disk.used_bytes()));
+            }
+            let Ok(ticket) = wal.submit_bytes(&[1; 400]) else { continue };
+            asked += 1;
+            let (well, refused) = (Arc::clone(&well), Arc::clone(&refused));
+            ticket.on_durable(move |outcome| {
+                let told = if outcome.is_ok() { well } else { refused };
+                told.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let reader = wal.reader();
+        within_patience(move || drop(wal));
+        let (well, refused) = (well.load(Ordering::SeqCst), refused.load(Ordering::SeqCst));
+        assert_eq!((well + refused, asked), (30, 30), "seed {seed}: {well} well, {refused} refused");
+        assert!(well < reader.durable_entry_id(), "seed {seed}: what was called durable is");
+    }
+}
+
 /// With one owner, an entry whose call fails for want of space is never appended.
 #[test]
 fn one_owner_on_a_full_disk_has_appended_nothing_behind_an_error() {

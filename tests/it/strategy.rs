@@ -1,10 +1,10 @@
 //! How a log says by which strategy it commits, and why.
 
 use crate::support::skip;
-use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions, io_uring_support};
 use durability::storage::{CommitStrategy, StrategyReason};
 use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader};
+use durability::{DurableDirectory, PersistenceError};
 use std::sync::Arc;
 
 type Log = SyncWalWriter<(), dyn DurableDirectory>;
@@ -102,5 +102,46 @@ fn behind_a_stream_the_page_cache_is_taken_unless_a_strategy_was_named() {
         let last = log.last_entry_id();
         log.close().unwrap();
         assert_eq!(WalReader::<(), _>::new(directory).entry_count().unwrap() as u64, last, "{name}");
+    }
+}
+
+/// The kernel takes rings away from a thread that commits, after the log was opened.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn a_ring_that_is_refused_to_a_later_segment_is_an_error_that_poisons_nothing() {
+    use nix::errno::Errno;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    if let Err(reason) = io_uring_support() {
+        return skip(&format!("no rings to be refused: {reason}"));
+    }
+    for errno in [Errno::EPERM, Errno::ENOMEM, Errno::EMFILE] {
+        let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let backend = BackendOptions { calibrate: false, ..BackendOptions::default() };
+        let directory = Backend::IoUring.open_with(root.path(), backend).unwrap().directory;
+        let prepare_ahead = PrepareAhead::Never;
+        let options = WalOptions { segment_bytes_max: 1, prepare_ahead, ..WalOptions::default() };
+        let log = Log::configure(Arc::clone(&directory), options).unwrap();
+        log.append_bytes_durable(b"first").unwrap();
+        // Filters belong to threads.
+        let refused = std::thread::scope(|scope| {
+            let commits = scope.spawn(|| {
+                let action = SeccompAction::Errno(errno as u32);
+                let arch = std::env::consts::ARCH.try_into().unwrap();
+                let rules = [(nix::libc::SYS_io_uring_setup, vec![])].into_iter().collect();
+                let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
+                seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+                log.append_bytes_durable(b"second")
+            });
+            commits.join().unwrap().expect_err("there is no ring")
+        });
+        let PersistenceError::Io { operation, source, .. } = &refused else { panic!("{errno}: {refused}") };
+        assert_eq!(*operation, "set up a ring for");
+        assert_eq!(source.raw_os_error(), Some(errno as i32));
+        assert_eq!((log.last_entry_id(), log.durable_entry_id()), (2, 1), "{errno}: it stays appended");
+        assert_eq!(names(root.path()), [".lock", "wal_1.log"], "{errno}: nothing is left half-made");
+        // A thread that may have rings goes on, with what was appended.
+        assert_eq!(log.append_bytes_durable(b"third").unwrap(), 3);
+        log.close().unwrap();
+        assert_eq!(WalReader::<(), _>::new(directory).entry_count().unwrap(), 3);
     }
 }
