@@ -206,7 +206,6 @@ grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_f
 grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full
 streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on
 refused_are_asked_for | it | counterexamples::flushes_begin_again_after_a_commit_was_refused
-callback_panic_escapes | it | told::a_callback_runs_on_a_blocked_thread_where_that_one_collects
 callback_panic_escapes | it | told::a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_it
 deadline_never_drives | it | told::a_callback_may_wait_for_a_ticket_in_every_way
 deadline_never_drives | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of

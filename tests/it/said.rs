@@ -1,6 +1,6 @@
 //! What a log says where nobody is there to be told: through `tracing`.
 
-use crate::support::within_patience;
+use crate::support::{not_alone, within_patience};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalWriter};
@@ -76,6 +76,7 @@ const NOT_SEALED: &str = "could not be sealed";
 #[test]
 fn a_dropped_log_that_cannot_be_sealed_says_why() {
     let listener = Listener::default();
+    let _second = not_alone(&listener);
     tracing::subscriber::with_default(listener.clone(), || {
         let (_, wal) = open();
         drop(wal);
@@ -96,6 +97,7 @@ fn a_dropped_log_that_is_poisoned_says_so() {
         faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::PermissionDenied));
     };
     let listener = Listener::default();
+    let _second = not_alone(&listener);
     tracing::subscriber::with_default(listener.clone(), || {
         let (faults, wal) = open();
         fails(&faults);
@@ -122,6 +124,7 @@ fn a_dropped_log_that_is_poisoned_says_so() {
 #[test]
 fn a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_sealed() {
     let listener = Listener::default();
+    let _second = not_alone(&listener);
     let (faults, wal) = open();
     let heard = listener.clone();
     let (told, is_told) = std::sync::mpsc::channel();
@@ -152,6 +155,7 @@ fn a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_seale
 fn a_span_ends_with_its_commit_whoever_collects_it() {
     let (_, wal) = open();
     let listener = Listener::default();
+    let _second = not_alone(&listener);
     tracing::subscriber::with_default(listener.clone(), || {
         wal.append_bytes(&[7; 100_000]).expect("begins a flush");
     });

@@ -31,3 +31,12 @@ pub fn skip(reason: &str) {
         }
     }
 }
+
+/// A second one of a subscriber, to be kept while the first listens: as long as there is one alone, whichever thread
+/// meets an event first decides for all of them, by its own subscriber, whether anybody listens.
+#[must_use]
+pub fn not_alone(
+    subscriber: &(impl tracing::Subscriber + Clone + Send + Sync + 'static),
+) -> tracing::Dispatch {
+    tracing::Dispatch::new(subscriber.clone())
+}

@@ -1,6 +1,6 @@
 //! Telemetry, and commits that take too long.
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, not_alone};
 use durability::PersistenceResult;
 use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
@@ -244,6 +244,7 @@ fn whoever_subscribes_gets_a_span_for_each_commit() {
     let (_, wal, _) = open(options());
     wal.append_bytes_durable(b"nobody listens").expect("commits");
     let subscriber = Subscriber::default();
+    let _second = not_alone(&subscriber);
     tracing::subscriber::with_default(subscriber.clone(), || {
         wal.append_bytes_durable(b"one").expect("commits");
         wal.append_bytes_durable(b"another").expect("commits");
