@@ -128,11 +128,14 @@ fn a_log_that_is_closed_without_blocking_and_forgotten_says_why_it_was_not_seale
     let (faults, wal) = open();
     let heard = listener.clone();
     let (told, is_told) = std::sync::mpsc::channel();
+    let registered = Gate::new();
+    faults.inject(At::next_of(Operation::Complete), Fault::Hold(registered.clone()));
     // Nobody blocks in the log, so it is on the log's thread; for the rest of its life.
     wal.submit_bytes(b"second").expect("is accepted").on_durable(move |outcome| {
         std::mem::forget(tracing::subscriber::set_default(heard));
         drop(told.send(outcome));
     });
+    registered.open();
     within_patience(move || is_told.recv()).expect("is called").expect("commits");
     let gate = Gate::new();
     wal.append_bytes(b"pending").expect("appends");

@@ -158,12 +158,15 @@ fn a_callback_runs_on_the_logs_thread_or_on_the_caller_who_finds_it_known() {
 /// While the log's own thread is inside a callback, whoever blocks drives, and calls back.
 #[test]
 fn a_callback_runs_on_a_blocked_thread_where_that_one_collects() {
-    let (_, wal) = open(None);
+    let (faults, wal) = open(None);
+    let gate = Gate::new();
+    faults.inject(At::next_of(Operation::Complete), Fault::Hold(gate.clone()));
     let (is_inside, (ends, may_end)) = (mpsc::channel(), mpsc::channel());
     submit(&wal).on_durable(move |_| {
         is_inside.0.send(()).expect("the test waits");
         may_end.recv().expect("the test says when");
     });
+    gate.open();
     is_inside.1.recv_timeout(PATIENCE).expect("is called");
     let (told, outcome) = mpsc::channel();
     let callback = {
