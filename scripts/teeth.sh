@@ -207,6 +207,7 @@ grow_beside_begun | it | counterexamples::what_a_segment_in_the_making_holds_ser
 streams_need_whole_segments | it | counterexamples::a_stream_whose_segments_end_by_age_alone_goes_on
 refused_are_asked_for | it | counterexamples::flushes_begin_again_after_a_commit_was_refused
 callback_panic_escapes | it | told::a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_it
+panic_payload_escapes | it | told::what_a_callback_panics_with_takes_nothing_with_it_either
 deadline_never_drives | it | told::a_callback_may_wait_for_a_ticket_in_every_way
 deadline_never_drives | it | observers::an_observer_may_use_the_log_whatever_it_is_told_of
 driving_outwaits_deadline | it | told::a_deadline_passes_while_the_same_thread_drives

@@ -1,6 +1,7 @@
 //! How a write-ahead log is written.
 
 use super::telemetry::Telemetry;
+use super::waiters::contained;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits;
 use crate::planted;
@@ -215,9 +216,7 @@ pub(super) fn observed(call: impl FnOnce()) {
     if planted::on("observer_panic_escapes") {
         return call();
     }
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
-        tracing::error!("an observer of a log panicked");
-    }
+    contained("an observer of a log", call);
 }
 
 /// A commit that takes longer than it should.

@@ -42,9 +42,7 @@ impl Waiter {
         match self.wake {
             Wake::Driver(thread) | Wake::Watcher(thread) => thread.unpark(),
             Wake::Task(waker) => {
-                if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                    tracing::error!("waking a task that waits for a commit panicked");
-                }
+                contained("waking a task that waits for a commit", || waker.wake());
             }
             Wake::Call(callback) => call(callback, outcome(self.entry_id)),
         }
@@ -63,8 +61,19 @@ pub(super) fn call(callback: Callback, outcome: PersistenceResult<u64>) {
     if planted::on("callback_panic_escapes") {
         return callback(outcome);
     }
-    if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
-        tracing::error!("a callback of a commit panicked");
+    contained("a callback of a commit", || callback(outcome));
+}
+
+/// Calls what is somebody else's: a panic ends in it. So does one of dropping what it panicked with.
+pub(super) fn contained(what: &'static str, call: impl FnOnce()) {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(call)) else { return };
+    tracing::error!("{what} panicked");
+    if planted::on("panic_payload_escapes") {
+        return drop(payload);
+    }
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // There is no end to that.
+        std::mem::forget(again);
     }
 }
 

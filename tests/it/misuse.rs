@@ -331,6 +331,29 @@ fn a_runtime_that_goes_while_tickets_are_open_takes_no_commit_with_it() {
 }
 
 /// On a runtime with one thread, which a call that blocks would stop for ever: the gate is opened by a task.
+/// Nothing in a ticket rests on the runtime that it is awaited in.
+#[test]
+fn tickets_are_awaited_in_any_runtime() {
+    within_patience(|| {
+        let (disk, _, wal) = open(options());
+        let executor = smol::LocalExecutor::new();
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let wal = wal.clone();
+                executor.spawn(async move { wal.submit_bytes(b"entry")?.await })
+            })
+            .collect();
+        let last = smol::block_on(executor.run(async {
+            let mut last = 0;
+            for task in tasks {
+                last = last.max(task.await?);
+            }
+            wal.close_async().await.map(|()| last)
+        }));
+        assert_eq!((last.expect("commits"), entries(&disk).len()), (20, 20));
+    });
+}
+
 #[test]
 fn nothing_blocks_the_one_thread_of_a_runtime() {
     within_patience(nothing_blocks);

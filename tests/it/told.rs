@@ -200,6 +200,27 @@ fn a_callback_that_panics_takes_neither_the_logs_thread_nor_later_commits_with_i
     within_patience(move || wal.close()).expect("closes");
 }
 
+/// Panics while it is dropped, for as long as nobody panics.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "dropped");
+    }
+}
+
+#[test]
+fn what_a_callback_panics_with_takes_nothing_with_it_either() {
+    within_patience(|| {
+        let (_, wal) = open(None);
+        submit(&wal).on_durable(|_| std::panic::panic_any(Bomb));
+        for _ in 0..3 {
+            submit(&wal).wait().expect("the log goes on");
+        }
+        wal.append_bytes_durable(b"last").expect("the log goes on");
+    });
+}
+
 /// Keeps on which threads it was told.
 #[derive(Default)]
 struct Threads(Mutex<Vec<std::thread::ThreadId>>);

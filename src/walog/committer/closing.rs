@@ -8,7 +8,7 @@ use crate::planted;
 use crate::storage::{Directory, Effect, Home};
 use crate::sync::{Mutex, MutexGuard, thread};
 use crate::walog::queue::Queue;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::walog::waiters::contained;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -36,9 +36,8 @@ impl Asked {
         told.outcome = Some(outcome);
         let waker = told.waker.take();
         drop(told);
-        let Some(waker) = waker else { return };
-        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-            tracing::error!("waking a task that waits for a log to close panicked");
+        if let Some(waker) = waker {
+            contained("waking a task that waits for a log to close", || waker.wake());
         }
     }
 
