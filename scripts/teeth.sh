@@ -55,6 +55,7 @@ skip_checkpoint_sync | it | power_cut::no_power_cut_during_publishing_loses_a_st
 skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_loses_a_state
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
 closed_behind_lost_seal | it | damage::closed::a_seal_lost_before_the_closing_one_does_not_refuse_what_follows
+closed_behind_lost_seal | it | mixed::damage_to_a_log_used_in_every_way_is_told_or_costs_nothing_that_is_attested
 drop_seal_watermark | it | damage::closed::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
 durable_beside_flushes | it | flushing::no_power_cut_beside_flushes_in_flight_loses_what_was_acknowledged
@@ -125,6 +126,7 @@ believe_page_cache | it | failed_sync::what_opening_returned_after_a_sync_that_f
 prepare_unlocked | it | rotation::a_segment_that_is_ready_is_locked_as_the_one_that_is_written
 prepared_newest_first | it | rotation::segments_are_taken_in_the_order_of_their_ids
 switch_without_sync | it | power_cut::no_power_cut_beside_the_making_of_segments_loses_or_invents_anything
+switch_without_sync | it | mixed::no_power_cut_loses_what_a_log_used_in_every_way_promised
 remove_named_successor | it | rotation::the_successor_that_a_seal_names_stays_until_the_log_has_gone_on
 fence_unchecked | it | rotation::a_writer_whose_lock_or_segment_was_taken_away_says_so_and_writes_no_more
 spare_before_its_seal | it | rotation::a_file_whose_seal_is_still_to_come_serves_no_other_segment
@@ -200,6 +202,7 @@ never_fill_blocks | it | flushing::a_large_flush_ends_with_a_block
 fill_direct_alone | it | flushing::what_one_owner_writes_depends_neither_on_how_nor_on_how_fast_the_disk_takes_it
 no_room_for_fillers | it | room::there_is_space_for_the_seals_of_an_idle_log_and_of_its_end_whatever_stands_before
 rotation_sync_is_forgotten | it | attesting::what_a_rotation_of_a_shared_log_made_durable_is_attested
+rotation_sync_is_forgotten | it | mixed::damage_to_a_log_used_in_every_way_is_told_or_costs_nothing_that_is_attested
 filler_attests | it | flushing::what_fills_a_block_attests_no_entry
 filler_attests_flushed | it | flushing::no_power_cut_beside_filled_blocks_loses_what_was_acknowledged
 grow_beside_ready | it | rotation::a_log_goes_on_in_the_next_segment_where_the_first_would_have_to_grow

@@ -32,6 +32,7 @@ mod losses;
 mod matrix;
 mod migrating;
 mod misuse;
+mod mixed;
 mod observers;
 mod poison;
 mod power_cut;

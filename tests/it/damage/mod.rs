@@ -172,14 +172,14 @@ pub(crate) fn replace(disk: &SimDisk, path: &str, bytes: &[u8]) {
 
 pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
     let HeaderState::Good(header) = decode(FileKind::Segment, &bytes[..512]) else { panic!("no header") };
-    let mut offset = 512;
+    let mut offset = header.first_frame_offset() as usize;
     let mut frames = Vec::new();
     while let Some(at) = bytes.get(offset..offset + 48) {
         let FrameHeaderState::Good(frame) = decode_header(at, offset as u64, FrameSeed::new(header.salt))
         else {
             break;
         };
-        let bytes = frame.frame_bytes(512) as usize;
+        let bytes = frame.frame_bytes(header.frame_alignment) as usize;
         let last_entry_id = frame.next_entry_id() - 1;
         let payload_bytes = frame.payload_bytes as usize;
         let durable_entry_id = frame.durable_entry_id;
