@@ -4,13 +4,14 @@
 //! was shown. Not here: what must hold of the disk afterwards.
 
 use super::wal::{Own, Shared, Wal};
+use crate::damage::contents;
 use crate::power_cut::{Random, payload};
 use durability::storage::{FlushPolicy, SeededEnvironment};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
     PrepareAhead, PrepareHand, WalFollower, WalMaintenance, WalOptions, WalReader, WalReplayMode,
 };
-use durability::{PersistenceError, PersistenceResult};
+use durability::{Directory, PersistenceError, PersistenceResult};
 use std::sync::Arc;
 
 /// What a run keeps from its beginning to its end.
@@ -89,6 +90,8 @@ struct Trouble {
     is_armed: bool,
     /// The log said so: it is poisoned.
     has_failed: bool,
+    /// The file that it named.
+    failed_file: Option<String>,
 }
 
 impl Trouble {
@@ -99,7 +102,12 @@ impl Trouble {
             Err(error) if error.is_out_of_space() && (self.is_full || self.is_armed) => {}
             // Zeros that failed behind what was written: this call only.
             Err(PersistenceError::Io { operation: "zero-fill", .. }) if self.is_armed => {}
-            Err(_) if self.is_armed => self.has_failed = true,
+            Err(error) if self.is_armed => {
+                self.has_failed = true;
+                if let PersistenceError::Io { operation: "write", path, .. } = error {
+                    self.failed_file = Some(path);
+                }
+            }
             Err(error) => panic!("{what}: {error:?}"),
         }
         None
@@ -142,6 +150,13 @@ fn follow(disk: &SimDisk, shown: u64) -> WalFollower<SimDisk> {
     WalFollower::new(Arc::new(disk.clone()), Some(shown + 1)).expect("follows")
 }
 
+/// It was removed again, or has no header yet: nothing of the log is in it.
+fn is_in_the_making(disk: &SimDisk, path: &str) -> bool {
+    let names = disk.list_dir("wal").expect("lists");
+    let exists = names.iter().any(|name| path.strip_prefix("wal/") == Some(name));
+    !exists || contents(disk, path).iter().take(512).all(|byte| *byte == 0)
+}
+
 impl User {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
@@ -164,6 +179,11 @@ impl User {
                 0 => self.disk.fail_sync_after(self.random.below(8)),
                 _ => self.disk.fail_write_after(self.random.below(16)),
             }
+        }
+        let failed_file = self.trouble.failed_file.take();
+        if failed_file.is_some_and(|path| is_in_the_making(&self.disk, &path)) {
+            // As with any segment that cannot be made: this call only.
+            self.trouble.has_failed = false;
         }
         if self.trouble.has_failed {
             self.start_again_after_failure();
