@@ -173,7 +173,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     /// Hands everything appended to the operating system.
     ///
     /// Effect: visible to readers; survives the death of the process, not a power cut.
-    /// On error: "out of space" may be retried; anything else poisons.
+    /// On error: "out of space", and whatever fails while a segment is made, may be retried; anything else poisons.
     /// If it never returns: any prefix of the unflushed batches may be found.
     pub fn flush(&mut self) -> PersistenceResult<()> {
         match &mut self.stage {
@@ -382,8 +382,8 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
     ///
     /// Effect: flushes, then syncs through the descriptor that wrote.
     /// Durable when: on return, everything appended before.
-    /// On error: `NotSupported` (no stable storage) changes nothing; "out of space" while a segment is
-    /// created may be retried; anything else poisons, and what was durable before stays so.
+    /// On error: `NotSupported` (no stable storage) changes nothing; "out of space", and whatever fails while a segment
+    /// is made, may be retried; anything else poisons, and what was durable before stays so.
     /// If it never returns: any prefix of the unflushed batches may be found, and at least everything that
     /// an earlier call made durable.
     pub fn flush_and_sync(&mut self) -> PersistenceResult<()>
@@ -402,7 +402,7 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
 
     /// Appends bytes as one entry and makes it, and everything before it, durable. Returns its id.
     ///
-    /// On error: "out of space" while a segment is created appends nothing; anything else poisons.
+    /// On error: "out of space", and whatever fails while a segment is made, appends nothing; anything else poisons.
     /// If it never returns: the entry may be found, and everything that was durable before is.
     pub fn append_bytes_durable(&mut self, payload: &[u8]) -> PersistenceResult<u64>
     where
