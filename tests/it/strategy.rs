@@ -1,10 +1,10 @@
 //! How a log says by which strategy it commits, and why.
 
 use crate::support::skip;
+use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions, io_uring_support};
 use durability::storage::{CommitStrategy, StrategyReason};
 use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader};
-use durability::{DurableDirectory, PersistenceError};
 use std::sync::Arc;
 
 type Log = SyncWalWriter<(), dyn DurableDirectory>;
@@ -109,6 +109,7 @@ fn behind_a_stream_the_page_cache_is_taken_unless_a_strategy_was_named() {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn a_ring_that_is_refused_to_a_later_segment_is_an_error_that_poisons_nothing() {
+    use durability::PersistenceError;
     use nix::errno::Errno;
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
     if let Err(reason) = io_uring_support() {
