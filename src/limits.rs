@@ -53,7 +53,8 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 10 << 20;
 /// How much of a new segment is zero-filled by default, in bytes.
 pub const PREALLOCATE_BYTES_DEFAULT: u64 = 1 << 20;
 
-/// How long `open` waits for the lock file itself, in milliseconds: a killed owner's is free at once.
+/// How long `open` waits for the lock file itself, and for one that it has waited for already, in milliseconds: a killed
+/// owner's is free at once.
 pub const LOCK_FILE_WAIT_MS: u64 = 500;
 
 /// How often a reader begins anew when truncation removes what it is about to read.

@@ -70,7 +70,9 @@ fn prepare(file: &File, path: &str, options: &FileOptions) -> PersistenceResult<
     }
     #[cfg(unix)]
     if options.lock {
-        super::lock::lock_file(file, path, std::time::Duration::ZERO)?;
+        // Nobody else has it, but a child that is just being started holds what this process had open a moment ago.
+        let wait = std::time::Duration::from_millis(crate::limits::LOCK_FILE_WAIT_MS);
+        super::lock::lock_file(file, path, wait)?;
     }
     let size = size_of(file, path)?;
     if size >= options.zero_filled_bytes {

@@ -181,6 +181,25 @@ fn what_no_file_can_hold_is_refused_before_a_zero_is_written() {
     assert_eq!(file.metadata().expect("metadata").len(), 0);
 }
 
+/// As a child of this process holds it that is just being started, and has not let go of what it inherited.
+#[test]
+#[cfg(unix)]
+fn a_file_that_is_let_go_of_in_a_moment_is_waited_for() {
+    let (_scratch, directory) = directory();
+    let held = directory.open_for_commits("f", &FileOptions::create_new().locked()).expect("create");
+    std::thread::scope(|scope| {
+        let (begins, begun) = std::sync::mpsc::channel();
+        let opens = scope.spawn(move || {
+            begins.send(()).expect("is listened to");
+            directory.open_for_commits("f", &FileOptions::existing().locked()).map(drop)
+        });
+        begun.recv().expect("it begins");
+        (0..1000).for_each(|_| std::thread::yield_now());
+        drop(held);
+        opens.join().expect("no panic").expect("it waits");
+    });
+}
+
 /// A file system of two MiB, or a loud skip.
 #[cfg(target_os = "linux")]
 struct TinyDisk {
