@@ -35,6 +35,13 @@ fn exit_child(code: i32) -> ! {
     unsafe { nix::libc::_exit(code) }
 }
 
+/// The first thing that is not refused ends the child, and its number says which.
+fn must(number: i32, holds: bool) {
+    if !holds {
+        exit_child(number);
+    }
+}
+
 /// Runs in a process of its own, because a child of a process with many threads may not do much.
 #[test]
 fn process_that_forks() {
@@ -64,12 +71,6 @@ fn process_that_forks() {
     // that the child could need. It ends without running anything of the parent's.
     match unsafe { fork() }.expect("forks") {
         ForkResult::Child => {
-            // The first thing that is not refused ends it.
-            let must = |number: i32, holds: bool| {
-                if !holds {
-                    exit_child(number);
-                }
-            };
             must(1, fenced(wal.append_bytes(b"x")));
             must(2, fenced(wal.append_bytes_durable(b"x")));
             must(3, fenced(wal.submit_bytes(b"x")));
@@ -158,11 +159,6 @@ fn forks_in_flight<D: StableStorage + Directory + ?Sized + 'static>(
     // the parent's.
     match unsafe { fork() }.expect("forks") {
         ForkResult::Child => {
-            let must = |number: i32, holds: bool| {
-                if !holds {
-                    exit_child(number);
-                }
-            };
             must(1, fenced(wal.append_bytes(b"x")));
             must(2, fenced(wal.append_bytes_durable(b"x")));
             must(3, fenced(wal.submit_bytes(b"x")));
