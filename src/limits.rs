@@ -142,11 +142,14 @@ pub const COMMITS_IN_FLIGHT_DEFAULT: usize = 32;
 /// Commits of each strategy, at most, when the fastest one is looked for.
 pub const CALIBRATION_COMMITS_MAX: u32 = 24;
 
-/// Commits of each strategy, at least, however long they take.
-pub const CALIBRATION_COMMITS_MIN: u32 = 7;
+/// Commits of each strategy, at least, for them to say anything.
+pub const CALIBRATION_COMMITS_MIN: u32 = 8;
 
 /// How long looking for it takes, in milliseconds, once the files are there and each strategy had its commits.
 pub const CALIBRATION_TIME_MS: u64 = 12;
+
+/// How long it takes at most, one round more or less: where commits take so long, strategies differ little.
+pub const CALIBRATION_TIME_MAX_MS: u64 = 60;
 
 /// Most commits that a file can be asked to keep in flight.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 4096;

@@ -35,7 +35,8 @@ pub struct BackendOptions {
     /// Commits that each file can keep in flight; `std::fs` has always one.
     pub in_flight_max: usize,
     /// With no strategy named: measure once, when the first new file is made for commits (some 20 ms), which
-    /// strategy is the fastest in this directory, and take that. [`Backend::Auto`] measures `pwrite` and
+    /// strategy is the fastest in this directory, and take that; direct writes, unless another is clearly faster.
+    /// [`Backend::Auto`] measures `pwrite` and
     /// `fdatasync` without a ring as well. Without it, or where measuring fails, a rule decides: direct
     /// writes where the file takes them, else linked pairs. Files that are
     /// [streamed](crate::storage::FileOptions::streamed) go through the page cache whatever was measured. What was taken, and the figures, tells

@@ -206,6 +206,22 @@ mod answers {
     }
 
     #[test]
+    fn now_and_then_commits_go_through_the_ring_to_compare() {
+        use crate::backends::io_uring::ways::{FIRST_COMMITS, LOOK_COMMITS};
+        with_file(|directory, file| {
+            let block = |number: usize| file.commit(commit(1 + number as u64 % 7)).0;
+            (0..FIRST_COMMITS as usize + LOOK_COMMITS).for_each(|number| block(number).expect("by a call"));
+            with_failing(SYS_pwritev2, DSYNC, Errno::EIO, || {
+                (0..LOOK_COMMITS).for_each(|number| block(number).expect("by the ring"));
+            });
+            assert_written(directory, 1..8);
+            with_failing(SYS_pwritev2, DSYNC, Errno::EIO, || {
+                failed_with(block(0), Errno::EIO, "commit");
+            });
+        });
+    }
+
+    #[test]
     fn a_call_that_is_refused_is_made_by_the_ring() {
         for errno in [Errno::EPERM, Errno::ENOSYS] {
             with_file(|directory, file| {

@@ -9,7 +9,7 @@
 //! does nobody else reads the completion queue, so that no wake-up can be stolen from it. Other threads that
 //! reap wait on a condition variable until they are handed a completion or the role. A thread that submits
 //! while somebody is in the kernel enters at once, because the one in there would not see it. Who waits for
-//! the only commit there is may write it without the ring and without the role (`alone`); others that reap
+//! the only commit there is may write it without the ring and without the role (`alone`, `ways`); others that reap
 //! meanwhile wait in the kernel as soon as the ring has anything to wait for.
 //!
 //! Every return from `reap` wakes one thread that waits, which does the same in turn: so no completion
@@ -22,6 +22,7 @@ use super::chain::{Cause, Chain, Failure, Goal};
 use super::overlap::Overlap;
 use super::pool::Pool;
 use super::ring::{Attached, Finished, Locked, Request, Ring, Shape};
+use super::ways::{SharedWays, Way};
 use crate::backends::check_extent;
 use crate::backends::write_back::WriteBack;
 use crate::error::{PersistenceError, PersistenceResult};
@@ -80,6 +81,7 @@ pub struct UringFile {
     pages: WriteBack,
     /// Where threads wait for a completion or the reaper role.
     turn: Condvar,
+    ways: SharedWays,
     ring: Attached<Meta, Ledger>,
 }
 
@@ -151,6 +153,7 @@ impl UringFile {
             latch: Latch::new(),
             pages: WriteBack::default(),
             turn: Condvar::new(),
+            ways: SharedWays::default(),
             ring: Attached::new(ring, file, drive.shape(), pool, ledger),
         }
     }
@@ -158,6 +161,12 @@ impl UringFile {
     /// Why it is driven in this way.
     pub(super) fn because(mut self, reason: StrategyReason) -> Self {
         self.reason = reason;
+        self
+    }
+
+    /// With what other files of the directory know of lone commits.
+    pub(super) fn sharing(mut self, ways: &SharedWays) -> Self {
+        self.ways = ways.clone();
         self
     }
 
@@ -351,9 +360,11 @@ impl UringFile {
         timeout: Option<Duration>,
         attempts: &mut u32,
     ) -> (Locked<'a, Meta, Ledger>, PersistenceResult<()>) {
-        if timeout.is_none() {
+        let lone = timeout.is_none() && locked.state().alone.is_some();
+        let going = lone.then(|| self.ways.next());
+        if going.as_ref().is_some_and(|going| going.way() == Way::Call) {
             if let Some(request) = locked.state().alone.take() {
-                return (self.write_alone(locked, request), Ok(()));
+                return (self.write_alone(locked, request, going), Ok(()));
             }
         }
         self.begin_alone(&mut locked);
@@ -364,6 +375,7 @@ impl UringFile {
         let mut locked = self.ring.lock();
         locked.state().reaper = planted::on("reaper_keeps_role");
         self.look_for_a_split(&locked, &entered);
+        going.into_iter().for_each(|going| going.went(entered.is_ok() && locked.state().unreaped == 1));
         let result = match entered {
             Ok(_) => {
                 *attempts = 0;

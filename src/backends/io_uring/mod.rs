@@ -46,6 +46,7 @@ mod probe;
 mod ring;
 #[cfg(all(test, not(durability_shuttle)))]
 mod tests;
+mod ways;
 
 pub use file::UringFile;
 pub use probe::probe;
@@ -68,6 +69,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use ways::SharedWays;
 
 /// How the files of a directory are driven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +127,8 @@ pub struct UringDirectory {
     files: FsDirectory,
     options: UringOptions,
     pool: Arc<Pool>,
+    /// How the only commit in flight is written, for all files.
+    ways: SharedWays,
     /// What measuring has found, or why it could not.
     measured: OnceLock<StrategyReason>,
     /// Smaller in tests.
@@ -151,7 +155,8 @@ impl UringDirectory {
     pub fn over(files: FsDirectory, options: UringOptions) -> PersistenceResult<Self> {
         options.check()?;
         let pool = Arc::new(Pool::new(options.in_flight_max));
-        Ok(Self { files, options, pool, measured: OnceLock::new(), piece_bytes_max: PIECE_BYTES_MAX })
+        let (ways, measured) = (SharedWays::default(), OnceLock::new());
+        Ok(Self { files, options, pool, ways, measured, piece_bytes_max: PIECE_BYTES_MAX })
     }
 
     fn open(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
@@ -260,7 +265,7 @@ impl UringDirectory {
         };
         let (in_flight_max, piece_bytes_max) = (self.options.in_flight_max, self.piece_bytes_max);
         let drive = Drive { strategy, in_flight_max, alignment, memory_alignment, piece_bytes_max };
-        Ok(UringFile::new(file, path, drive, ring, Arc::clone(&self.pool)))
+        Ok(UringFile::new(file, path, drive, ring, Arc::clone(&self.pool)).sharing(&self.ways))
     }
 }
 

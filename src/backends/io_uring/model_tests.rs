@@ -10,7 +10,7 @@ mod file;
 mod ring;
 
 // What `file.rs` finds beside itself.
-use super::{chain, overlap};
+use super::{chain, overlap, ways};
 mod pool {
     /// Rings of a model are not kept.
     pub(super) struct Pool;
