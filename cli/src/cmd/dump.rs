@@ -92,7 +92,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         (_, Some(Stop::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         (_, Some(Stop::Output(error))) => Err(error.into()),
         (Err(_), Some(Stop::Passed(first))) => {
-            Err(Usage(format!("nothing is left of what --to ends; the first entry there is {first}")).into())
+            let to = arguments.to.unwrap_or(first);
+            Err(Usage(format!("entry {to} is not there; the first one is {first}")).into())
         }
         (Err(_), Some(Stop::Reached | Stop::Interrupted)) => ignore_broken_pipe(flushed),
         (Err(error), None) => {
