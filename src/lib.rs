@@ -44,3 +44,8 @@ pub use storage::{Directory, DurableDirectory, FsDirectory, MemoryDirectory};
 #[cfg(all(doctest, feature = "postcard"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// So does the one of the page about telemetry.
+#[cfg(all(doctest, feature = "postcard"))]
+#[doc = include_str!("../docs/telemetry.md")]
+pub struct TelemetryPage;

@@ -120,6 +120,27 @@ fn an_id_behind_the_logs_end_is_refused_and_up_to_refuses_what_is_newer() {
 }
 
 #[test]
+fn damage_behind_the_entry_that_is_asked_for_is_not_looked_at() {
+    let fixture = fixture();
+    let mut wal = fixture.wal();
+    append(&mut wal, 1..=9);
+    wal.close().expect("closes");
+    fixture.damage("wal/wal_3.log");
+    let error = fixture.recover(RecoveryOptions::best_effort().or_new()).expect_err("is damaged");
+    let PersistenceError::Corruption(damage) = error else { panic!("{error}") };
+    let first = damage.entry_id;
+    assert!((3..9).contains(&first), "{damage}");
+    for last in 1..first {
+        let recovery = fixture.recover(RecoveryOptions::up_to(last).or_new()).expect("all before is sound");
+        assert_eq!((recovery.state, recovery.last_entry_id), (last * (last + 1) / 2, last));
+        let report = recovery.report.to_string();
+        assert!(recovery.report.stopped && report.ends_with("stopped there"), "{report}");
+        assert!(recovery.into_writer::<u64>(WalOptions::default()).is_err());
+    }
+    assert!(fixture.recover(RecoveryOptions::up_to(first).or_new()).expect_err("is damaged").is_corruption());
+}
+
+#[test]
 fn a_log_that_lost_what_a_checkpoint_needs_is_corruption_and_never_a_fresh_start() {
     let fixture = fixture();
     let mut wal = fixture.wal();

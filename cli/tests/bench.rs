@@ -11,8 +11,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn bench(directory: &Path, arguments: &[&str]) -> Output {
+    tool("bench", directory, arguments)
+}
+
+fn tool(name: &str, directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_durability"));
-    command.arg("bench").arg(directory).args(arguments).output().expect("runs")
+    command.arg(name).arg(directory).args(arguments).output().expect("runs")
 }
 
 fn object(output: &Output) -> Value {
@@ -178,15 +182,16 @@ fn the_table_names_its_columns_and_lines() {
 fn a_wrong_directory_is_wrong_usage_and_is_not_made() {
     let root = folder();
     let missing = root.path().join("missing");
-    let output = bench(&missing, &["--quick"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("missing") && output.stdout.is_empty());
-    assert!(!missing.exists());
     let file = root.path().join("file");
     std::fs::write(&file, b"x").expect("writes");
-    let output = bench(&file, &["--quick"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not a directory"));
+    for command in ["bench", "soak", "backends"] {
+        for (directory, says) in [(&missing, "missing"), (&file, "not a directory")] {
+            let output = tool(command, directory, &[]);
+            assert_eq!(output.status.code(), Some(2), "{command}: {output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(says) && output.stdout.is_empty());
+        }
+        assert!(!missing.exists(), "{command}");
+    }
 }
 
 #[test]

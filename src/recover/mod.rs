@@ -38,7 +38,8 @@ pub struct RecoveryOptions {
     /// Treat a damaged checkpoint as if there were none, when no older one is good either. Recovery then
     /// needs the whole log, and fails when the log no longer begins with entry 1.
     pub ignore_corrupt_checkpoint: bool,
-    /// Recover the state as of this entry. A checkpoint that is newer is refused.
+    /// Recover the state as of this entry. A checkpoint that is newer is refused; what is wrong with the log behind the
+    /// entry is not looked at. A log that ends before it gives what it has: [`Recovery::last_entry_id`] tells.
     pub up_to_entry_id: Option<u64>,
     /// Take the absence of both checkpoint and log for a database that was never started. Without this
     /// word, an empty directory (a vanished mount looks like one) is an error, `MissingCheckpoint` where a
@@ -158,7 +159,7 @@ where
     let clock = SystemEnvironment::new();
     let read = |path: &str| {
         let (_, bytes) = CheckpointFile::new(Arc::clone(&directory)).read_bytes(path)?;
-        Codec::<C>::decode(codec, &bytes)
+        Codec::<C>::decode(codec, &bytes).map_err(|error| at_checkpoint(error, path))
     };
     let plan = plan::choose(directory.as_ref(), checkpoint_path, &options, read)?;
     let mut report = RecoveryReport::of(&plan);
@@ -179,6 +180,16 @@ where
         identity: Some(meta.identity).filter(|identity| *identity != 0),
         id_floor: meta.last_applied_entry_id,
     })
+}
+
+/// Adds the checkpoint to a decoding error.
+fn at_checkpoint(error: PersistenceError, path: &str) -> PersistenceError {
+    match error {
+        PersistenceError::Decode { entry_id, reason } => {
+            PersistenceError::Decode { entry_id, reason: format!("checkpoint {path}: {reason}") }
+        }
+        error => error,
+    }
 }
 
 /// What replaying the log behind a checkpoint gave.
@@ -225,9 +236,16 @@ fn replay<D: Directory + ?Sized>(
     });
     match result {
         Ok(summary) => Ok(Replayed { last_entry_id, entries, end: Some(summary.end), no_log: false }),
-        Err(_) if stopped => Ok(Replayed { last_entry_id, entries, end: None, no_log: false }),
+        Err(error) if stopped || is_behind(&error, stop_after, last_entry_id, entries) => {
+            Ok(Replayed { last_entry_id, entries, end: None, no_log: false })
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Whether what is wrong lies behind the entry that was asked for, which was read.
+fn is_behind(error: &PersistenceError, stop_after: u64, last_entry_id: u64, entries: u64) -> bool {
+    error.is_corruption() && last_entry_id == stop_after && entries > 0
 }
 
 /// Whether no log was ever opened here: every writer leaves its lock.

@@ -16,12 +16,14 @@ pub struct RecoveryReport {
     pub checkpoint_path: Option<String>,
     /// Whether that was not the newest one (or none, although one was asked for).
     pub fallback_used: bool,
-    /// Segments that were read.
+    /// Segments that were read; 0 where it stopped before the end of the log.
     pub segments_read: u64,
     /// Entries that were applied.
     pub entries_applied: u64,
     /// The last entry that is applied in the state.
     pub last_entry_id: u64,
+    /// Whether it stopped at the entry that was asked for: nothing is known about what is behind it.
+    pub stopped: bool,
     /// The torn tail that was cut, and why it is one.
     pub torn: Option<TornTail>,
     /// Segments behind it whose contents were dropped.
@@ -48,6 +50,7 @@ impl RecoveryReport {
         self.entries_applied = replayed.entries;
         self.last_entry_id = replayed.last_entry_id;
         self.no_log = replayed.no_log;
+        self.stopped = replayed.end.is_none() && !replayed.no_log;
         self.elapsed_us = elapsed.as_micros() as u64;
         if let Some(end) = &replayed.end {
             self.segments_read = end.segments_read;
@@ -59,7 +62,10 @@ impl RecoveryReport {
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} entries from {} segments", self.entries_applied, self.segments_read)?;
+        write!(f, "{} entries", self.entries_applied)?;
+        if !self.stopped {
+            write!(f, " from {} segments", self.segments_read)?;
+        }
         match &self.checkpoint_path {
             Some(path) => write!(f, " behind checkpoint {path}")?,
             None => f.write_str(", no checkpoint")?,
@@ -70,6 +76,7 @@ impl fmt::Display for RecoveryReport {
         write!(f, "; last entry {}", self.last_entry_id)?;
         match &self.torn {
             Some(torn) => write!(f, "; cut: {torn}"),
+            None if self.stopped => f.write_str("; stopped there"),
             None => f.write_str("; clean end"),
         }
     }

@@ -137,7 +137,7 @@ pub(super) fn find_end<D: Directory + ?Sized>(
             check: Check::LogEnd { last_entry_id: end.last_entry_id, required_entry_id: options.id_floor },
             proof: Proof::RequiredByCheckpoint {
                 entry_id: options.id_floor,
-                path: "the id floor".to_owned(),
+                path: "behind the id floor".to_owned(),
             },
         }
         .into());

@@ -140,7 +140,8 @@ impl<E, D: Directory + ?Sized> WalReader<E, D> {
 
 #[cfg(feature = "postcard")]
 impl<E: serde::de::DeserializeOwned, D: Directory + ?Sized> WalReader<E, D> {
-    /// Hands every entry to `visit`, in order; returns how many.
+    /// Hands every entry to `visit`, in order; returns how many. `PrefixUnavailable` when entry 1 was truncated: then
+    /// [`replay_decoded`](Self::replay_decoded), with [`Postcard`](crate::codec::Postcard), begins where the error says.
     pub fn replay_each_with_mode(
         &self,
         mode: WalReplayMode,

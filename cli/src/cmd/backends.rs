@@ -1,7 +1,7 @@
 //! `durability backends`: which backend a directory gets, and why.
 
 use super::Failure;
-use super::look::{Usage, say};
+use super::look::{existing, say};
 use durability::DurableDirectory;
 use durability::backends::Backend;
 use durability::storage::ActiveStrategy;
@@ -13,6 +13,7 @@ use std::process::ExitCode;
 /// Arguments of `durability backends`.
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
     after_help = "Without --measure nothing is written. With it, a log is begun in a new folder below the \
     directory, which measures the strategies that can be had there, and removed again.\n\nExit codes: 0 \
     answered, 1 something failed, 2 wrong usage."
@@ -41,9 +42,7 @@ struct Answer {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    if arguments.directory.exists() && !arguments.directory.is_dir() {
-        return Err(Usage(format!("{} is not a directory", arguments.directory.display())).into());
-    }
+    existing(&arguments.directory)?;
     let opened = Backend::Auto.open(&arguments.directory)?;
     let active = if arguments.measure { measure(&arguments.directory)? } else { None };
     let answer = Answer {

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Arguments of `durability dump`.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
+#[command(mut_arg("json", |json| json.help("Print one JSON object for each entry, each on a line")))]
 #[command(after_help = format!("Writes entries in order, in hex with offsets, as JSON lines (--json) or as they are, \
     one behind the other (--raw). Of a file (a segment, also one that a repair moved away; a record log; a \
     checkpoint, whose state comes in chunks) it writes what checks out.\n\nWithout --follow it reads to the end of the log, as best-effort replay does; the exit code says \
@@ -35,7 +37,7 @@ pub struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
     /// Last entry; by default the last one of the log.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
     /// How --json writes the contents.
     #[arg(long = "as", value_enum, default_value = "hex", requires = "json")]
@@ -78,7 +80,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let (from, to) = (arguments.from.unwrap_or(1), arguments.to);
             let visit = &mut |entry_id: u64, bytes: &[u8]| printer.visit(entry_id, bytes, from, to);
             let read = inspect::read_file(directory.as_ref(), &name, &mut |_| {}, visit);
-            read.map_err(Failure::from).map(|inspection| tell(&inspection.verdict))
+            read.map_err(Failure::from).and_then(|inspection| {
+                let last = inspection.file.contents.as_ref().map(|contents| contents.last_entry_id);
+                tell(&inspection.verdict, arguments.from, last)
+            })
         }
     };
     let flushed = printer.out.flush();
@@ -86,6 +91,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         // Whoever read this has seen enough.
         (_, Some(Stop::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         (_, Some(Stop::Output(error))) => Err(error.into()),
+        (Err(_), Some(Stop::Passed(first))) => {
+            let to = arguments.to.unwrap_or(first);
+            Err(Usage(format!("entry {to} is not there; the first one is {first}")).into())
+        }
         (Err(_), Some(Stop::Reached | Stop::Interrupted)) => ignore_broken_pipe(flushed),
         (Err(error), None) => {
             let code = code_of(&error).unwrap_or(ExitCode::from(code_of_library(&error)?));
@@ -112,12 +121,17 @@ fn code_of_library(error: &Failure) -> Result<u8, Failure> {
     }
 }
 
-/// Says what an end is that is not clean.
-fn tell(verdict: &Verdict) -> ExitCode {
-    if *verdict != Verdict::Clean {
-        eprintln!("durability: {verdict}");
+/// Says what an end is that is not clean, and where it is, when what was asked for begins behind it. The very next
+/// entry may be asked for: whoever dumps what is new since the last time does.
+fn tell(verdict: &Verdict, from: Option<u64>, last: Option<u64>) -> Result<ExitCode, Failure> {
+    match (from, last) {
+        _ if *verdict != Verdict::Clean => eprintln!("durability: {verdict}"),
+        (Some(from), Some(last)) if from - 1 > last => {
+            return Err(Usage(format!("entry {from} is not there; the last one is {last}")).into());
+        }
+        _ => {}
     }
-    ExitCode::from(exit_code(verdict))
+    Ok(ExitCode::from(exit_code(verdict)))
 }
 
 fn replay(
@@ -140,7 +154,7 @@ fn replay(
         }
         (summary, _) => summary?,
     };
-    Ok(tell(&Verdict::of(Ok(summary.end.torn))?))
+    tell(&Verdict::of(Ok(summary.end.torn))?, arguments.from, Some(summary.end.last_entry_id))
 }
 
 fn follow(
@@ -199,6 +213,8 @@ fn nobody_reads() -> bool {
 enum Stop {
     /// `--to` was written.
     Reached,
+    /// The first entry there is this one, behind `--to`.
+    Passed(u64),
     /// Standard output does not take more.
     Output(io::Error),
     Interrupted,
@@ -208,6 +224,7 @@ enum Stop {
 struct Printer<'a> {
     arguments: &'a Arguments,
     out: BufWriter<StdoutLock<'static>>,
+    has_written: bool,
     stop: Option<Stop>,
 }
 
@@ -217,7 +234,7 @@ const INTERRUPT_ENTRIES: u64 = 256;
 impl<'a> Printer<'a> {
     fn new(arguments: &'a Arguments) -> Self {
         let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-        Self { arguments, out, stop: None }
+        Self { arguments, out, has_written: false, stop: None }
     }
 
     fn end<T>(&mut self, stop: Stop) -> PersistenceResult<T> {
@@ -235,11 +252,12 @@ impl<'a> Printer<'a> {
 
     fn visit(&mut self, entry_id: u64, bytes: &[u8], from: u64, to: Option<u64>) -> PersistenceResult<()> {
         if to.is_some_and(|to| entry_id > to) {
-            return self.end(Stop::Reached);
+            return self.end(if self.has_written { Stop::Reached } else { Stop::Passed(entry_id) });
         }
         if entry_id < from {
             return Ok(());
         }
+        self.has_written = true;
         match self.write(entry_id, bytes) {
             // Nothing behind it is asked for, so nothing behind it is judged.
             Ok(()) if to == Some(entry_id) && !self.arguments.follow => self.end(Stop::Reached),

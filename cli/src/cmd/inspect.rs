@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 /// Arguments of `durability inspect`.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 #[command(after_help = format!("For a directory: every segment with its entries, watermark, seal and sizes, files \
     that are prepared, left behind or spare, the checkpoints beside them, and the verdict about all of it. For a file: its header, contents and \
     verdict; with --hex every field of it with its offset, as docs/format.md has them.\n\nTakes no lock and changes \

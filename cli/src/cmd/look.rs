@@ -62,6 +62,12 @@ impl Target {
         for root in [Some(absolute.as_path()), parent].into_iter().flatten() {
             let directory = FsDirectory::existing(root)?;
             if directory.try_exists("wal")? && root.join("wal").is_dir() {
+                // Every writer leaves its lock. An empty folder may be where a disk is not mounted.
+                if directory.list_dir("wal")?.is_empty() {
+                    return Err(
+                        Usage(format!("{} holds no log: its folder wal is empty", path.display())).into()
+                    );
+                }
                 return Ok(Self::Log(Arc::new(directory)));
             }
         }
@@ -90,6 +96,15 @@ impl Target {
             Err(error) => return Err(error.into()),
         };
         Ok(Self::File { directory, name: name.to_owned(), kind })
+    }
+}
+
+/// Refuses a directory to work in that is not there.
+pub fn existing(directory: &Path) -> Result<(), Usage> {
+    match std::fs::metadata(directory) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Usage(format!("{} is not a directory", directory.display()))),
+        Err(error) => Err(Usage(format!("{}: {error}", directory.display()))),
     }
 }
 
@@ -224,7 +239,7 @@ pub fn size(bytes: u64) -> String {
 pub struct Named {
     /// A directory with a log (the folder `wal` is in it), or one file: a segment, a record log, a checkpoint.
     pub path: PathBuf,
-    /// Print JSON: one object; of `dump` one for each entry, each on a line.
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 /// Arguments of `durability repair`.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 #[command(mut_arg("path", |path| path.help(
     "A directory with a log (the folder `wal` is in it), or a record log"
 )))]

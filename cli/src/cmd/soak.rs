@@ -6,7 +6,7 @@
 
 use super::Failure;
 use super::interrupt;
-use super::look::{Usage, say};
+use super::look::{existing, say};
 use durability::DurableDirectory;
 use durability::backends::{Backend, BackendOptions};
 use durability::walog::{PrepareAhead, SyncWalWriter, WalMaintenance, WalOptions};
@@ -22,6 +22,7 @@ type Log = SyncWalWriter<(), dyn DurableDirectory>;
 /// Arguments of `durability soak`.
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
     after_help = "Works in a new folder below DIR, which is removed at the end. A run of a few seconds may \
     see no rotation; smaller segments (`--segment-bytes`) rotate more often.\n\n\
     Ctrl-C ends it behind the slice that runs, with what was measured until then; once more, at once, and the folder \
@@ -106,9 +107,7 @@ struct Arm {
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let below = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("."));
-    if !below.is_dir() {
-        return Err(Usage(format!("{} is not a directory", below.display())).into());
-    }
+    existing(&below)?;
     interrupt::listen();
     let folder = tempfile::Builder::new().prefix("soak-").tempdir_in(below)?;
     let backend = match arguments.backend {

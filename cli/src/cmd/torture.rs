@@ -25,6 +25,7 @@ const ROUNDS_PER_CHECKPOINT: u64 = 5;
 /// Arguments of `durability torture`.
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
     after_help = "Each round starts a writer process whose threads append, batch, commit and use tickets on one log, of \
     which the seed chooses the options: tiny segments, recycling, several commits in flight; in every other one a \
     thread publishes checkpoints, which cuts the log. It is \
@@ -40,7 +41,7 @@ pub struct Arguments {
     /// Where to work, new or empty; the last log stays there. Without it: a temporary directory here, removed at the end.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Write through this backend only. Without it io_uring and std take turns.
+    /// Write through this backend only: auto, io-uring or std. Without it io_uring and std take turns.
     #[arg(long)]
     backend: Option<Backend>,
     /// Who recovers. By default, the other backend than the writer's; with `--backend io-uring` both in turn,

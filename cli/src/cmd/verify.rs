@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// Arguments of `durability verify`.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 #[command(after_help = format!("Reads every byte of a log that counts, also in segments that opening would not \
     read again because later ones attest them; the segments are read side by side. The verdict is the one that \
     replaying the log from its first entry on reaches, and opening reaches it too as far as it reads. The \

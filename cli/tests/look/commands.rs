@@ -9,6 +9,8 @@ fn what_is_no_log_is_said_and_nothing_is_made() {
     let scratch = scratch();
     let root = scratch.path();
     folder(root, "empty");
+    folder(root, "unmounted");
+    folder(root, "unmounted/wal");
     fs::write(root.join("nothing"), b"").expect("writes");
     fs::write(root.join("zeros"), [0; 2000]).expect("writes");
     fs::write(root.join("text"), b"not ours").expect("writes");
@@ -16,6 +18,7 @@ fn what_is_no_log_is_said_and_nothing_is_made() {
     for command in ["verify", "inspect", "dump", "repair"] {
         for (name, expected, says) in [
             ("empty", 2, "holds no log"),
+            ("unmounted", 2, "its folder wal is empty"),
             ("nothing", 2, "holds nothing"),
             ("zeros", 2, "holds nothing, or only zeros"),
             ("text", 2, "is no segment"),
@@ -31,6 +34,12 @@ fn what_is_no_log_is_said_and_nothing_is_made() {
     assert_eq!(code(&["repair", "--apply"], &root.join("empty")), 2);
     assert_eq!(code(&["verify", "--threads", "0"], &root.join("empty")), 2);
     assert_eq!(code(&["dump", "--from", "0"], &root.join("empty")), 2);
+    for arguments in [["dump", "--from", "-1"], ["dump", "--to", "-1"], ["verify", "--threads", "-1"]] {
+        let output = run(&arguments, &root.join("empty"));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let named = format!("invalid value '-1' for '{}", arguments[1]);
+        assert!(String::from_utf8_lossy(&output.stderr).contains(&named), "{output:?}");
+    }
     assert_eq!(tree(root), before);
     // A file that cannot be read is no verdict about a log.
     let log = killed(root);

@@ -1,6 +1,7 @@
 //! `dump`: what was appended, in every way to write it, and as it comes.
 
-use crate::support::{change, code, folder, open, run, scratch, segment, text};
+use crate::support::{append, change, code, directory, folder, open, run, scratch, segment, text};
+use durability::walog::WalMaintenance;
 use serde_json::Value;
 
 #[test]
@@ -35,9 +36,47 @@ fn dump_writes_what_was_appended_in_every_way() {
     let hex = text(&["dump", "--from", "4"], &root);
     assert!(hex.starts_with("entry 4, 4 bytes\n000000  66 6f 75 72") && hex.ends_with("|four|\n"), "{hex}");
     assert_eq!(code(&["dump", "--from", "3", "--to", "2"], &root), 2);
+    // Behind the next entry there is nothing to wait for either.
+    for path in [&root, &segment(&root, 1)] {
+        let output = run(&["dump", "--from", "6"], path);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), told.contains("the last one is 4")), (Some(2), true), "{output:?}");
+        assert_eq!(code(&["dump", "--from", "4", "--to", "9"], path), 0);
+    }
     // What was asked for is whole, whatever is behind it.
     change(segment(&root, 1), |bytes| *bytes.last_mut().expect("a byte") ^= 1);
     assert_eq!((code(&["dump", "--to", "4"], &root), code(&["dump"], &root)), (0, 4));
+}
+
+#[test]
+fn what_was_truncated_is_not_dumped_in_silence() {
+    let scratch = scratch();
+    let root = scratch.path();
+    let mut wal = open(root).expect("opens");
+    append(&mut wal, 10);
+    WalMaintenance::new(directory(root)).truncate_prefix(8).expect("truncates");
+    wal.close().expect("closes");
+    let first: u64 = {
+        let line = text(&["dump", "--json"], root);
+        serde_json::from_str::<Value>(line.lines().next().expect("a line")).expect("JSON")["entry_id"]
+            .as_u64()
+            .expect("an id")
+    };
+    assert!(first > 2, "{first}");
+    let last = &segment(root, 5);
+    for (arguments, path) in [
+        (&["dump", "--from", "2"][..], root),
+        (&["dump", "--to", "2"], root),
+        (&["dump", "--follow", "--to", "2"], root),
+        (&["dump", "--to", "2"], last),
+        (&["dump", "--from", "1", "--to", "2"], last),
+    ] {
+        let output = run(arguments, path);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("entry 2 ") && output.stdout.is_empty(), "{arguments:?} {output:?}");
+    }
+    assert_eq!(code(&["dump", "--to", &first.to_string()], root), 0);
 }
 
 #[cfg(unix)]

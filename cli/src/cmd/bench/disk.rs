@@ -1,6 +1,7 @@
 //! Where a benchmark works, and what it can learn about the disk there.
 
 use super::Failure;
+use crate::cmd::look::existing;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -12,10 +13,8 @@ pub const SLOW_FLUSH_US: f64 = 60.0;
 /// wrong with the directory.
 pub fn scratch(directory: Option<&Path>) -> Result<Result<TempDir, String>, Failure> {
     let parent = directory.unwrap_or(Path::new("."));
-    match std::fs::metadata(parent) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Ok(Err(format!("{} is not a directory", parent.display()))),
-        Err(error) => return Ok(Err(format!("{}: {error}", parent.display()))),
+    if let Err(usage) = existing(parent) {
+        return Ok(Err(usage.to_string()));
     }
     let in_memory = file_system(parent).filter(|name| is_memory(name));
     if let Some(name) = in_memory {

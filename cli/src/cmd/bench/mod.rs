@@ -44,6 +44,7 @@ const ENTRY_BYTES_MAX: u64 = 1 << 20;
 /// Arguments of `durability bench`.
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
     after_help = "Works in a new folder below DIR, which is removed at the end. DIR must be on the disk that is to be \
     measured. Raw loops and reference engines run in the same rounds as the library, because a disk's speed \
     today says nothing about yesterday's; a machine that is busy with other things measures those.\n\nWhat the \
