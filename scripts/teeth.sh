@@ -56,6 +56,17 @@ skip_checkpoint_directory_sync | it | power_cut::no_power_cut_during_publishing_
 skip_checkpoint_crc | lib | publish::tests::checkpoints_stream_and_every_flipped_bit_is_found
 closed_behind_lost_seal | it | damage::closed::a_seal_lost_before_the_closing_one_does_not_refuse_what_follows
 closed_behind_lost_seal | it | mixed::damage_to_a_log_used_in_every_way_is_told_or_costs_nothing_that_is_attested
+header_is_never_written_again | it | counterexamples::a_record_log_writes_its_header_again_whose_sync_has_failed
+record_log_asks_for_nothing | it | room::a_record_log_meets_a_full_disk_before_it_writes
+oldest_checkpoint_goes_first | it | counterexamples::publishing::publishing_keeps_the_good_one_of_two_checkpoints_until_the_next_has_its_name
+damage_is_told_once | it | counterexamples::damage_of_a_checkpoint_is_told_to_whoever_asks_again
+shared_log_asks_nobody | it | observers::publishing_of_a_shared_log_asks_before_it_truncates
+poisoned_records_are_dropped_silently | it | said::a_dropped_record_log_that_cannot_be_sealed_says_why
+attesting_waits_for_a_pause | it | observers::attesting_ends_where_commits_never_pause
+closing_waits_for_a_pause | it | observers::closing_ends_where_commits_never_pause
+any_log_is_a_new_one | it | counterexamples::publishing::a_log_that_was_begun_since_recovery_found_none_is_not_gone_on_with
+follower_waits_for_segments | it | follow::a_folder_that_vanished_is_no_log_without_news
+follower_waits_for_folder | it | follow::a_folder_that_vanished_is_no_log_without_news
 drop_seal_watermark | it | damage::closed::a_seal_closes_the_window_of_the_last_commit
 skip_zero_sectors | lib | formats::scan::tests::entries_full_of_zeros_do_not_hide_a_flipped_bit
 durable_beside_flushes | it | flushing::no_power_cut_beside_flushes_in_flight_loses_what_was_acknowledged

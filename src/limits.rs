@@ -104,7 +104,7 @@ pub const PREPARED_SEGMENTS_MAX: usize = 64;
 /// Segments that may wait for their seal before a commit has to write one itself.
 pub const RETIRED_SEGMENTS_MAX: usize = 2;
 
-/// How much more space a growing segment asks for at once, at least, in bytes.
+/// How much more space a growing segment or record log asks for at once, at least, in bytes.
 pub const RESERVE_BYTES_MIN: u64 = 64 << 10;
 
 /// How long `open` waits for the locks that a killed predecessor's unfinished writes still hold,

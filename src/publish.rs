@@ -2,8 +2,8 @@
 //!
 //! 1. The log is made durable through the last applied entry (an id behind its end is refused).
 //! 2. The checkpoint is written under a temporary name and synced.
-//! 3. Older checkpoints move one place back; the oldest that is not kept is replaced.
-//! 4. The new one gets its name, and the names are made durable.
+//! 3. Older checkpoints move one place back, the oldest behind those that are kept: of two, the newer may be damaged.
+//! 4. The new one gets its name, and the names are made durable; then the one too many is removed.
 //! 5. The log records the checkpoint, and that is made durable.
 //! 6. The log is cut (or its segments are kept for reuse) up to the oldest checkpoint that is kept.
 //!
@@ -100,7 +100,7 @@ impl<E, D: Directory + StableStorage + ?Sized> PublishLog for SyncWalWriter<E, D
         self.recycle_capacity()
     }
     fn truncation_observer(&self) -> Option<Arc<dyn WalObserver>> {
-        None
+        self.observer()
     }
 }
 
@@ -175,6 +175,7 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
             self.check_reach(meta)?;
             self.move_back(durable, checkpoint_path)
         })?;
+        self.remove_oldest(checkpoint_path)?;
         let wal_checkpoint_entry_id = log.append_durable_bytes(&record(checkpoint_path)?)?;
         let deleted_wal_segments = self.truncate(log, checkpoint_path, meta)?;
         Ok(PublishResult {
@@ -199,9 +200,11 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
     }
 
     /// Moves the checkpoints that are there one place back, oldest first. Each rename leaves every kept
-    /// checkpoint under a name that recovery looks at.
+    /// checkpoint under a name that recovery looks at. A single one stays: the new one takes its place in one step.
     fn move_back(&self, durable: &dyn DurableDirectory, checkpoint_path: &str) -> PersistenceResult<()> {
-        for generation in (0..self.kept - 1).rev() {
+        let replaces_oldest = self.kept == 1 || planted::on("oldest_checkpoint_goes_first");
+        let moved = if replaces_oldest { self.kept - 1 } else { self.kept };
+        for generation in (0..moved).rev() {
             let from = names::checkpoint_generation_path(checkpoint_path, generation);
             if self.directory.try_exists(&from)? {
                 let to = names::checkpoint_generation_path(checkpoint_path, generation + 1);
@@ -209,6 +212,14 @@ impl<D: Directory + StableStorage + ?Sized> CheckpointPublisher<D> {
             }
         }
         Ok(())
+    }
+
+    /// Removes the oldest, which is not kept any more: the new one has its name.
+    fn remove_oldest(&self, checkpoint_path: &str) -> PersistenceResult<()> {
+        match self.directory.delete(&names::checkpoint_generation_path(checkpoint_path, self.kept)) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn truncate<L: PublishLog<Directory = D>>(

@@ -21,6 +21,8 @@ pub struct CheckpointReader {
     chunk: Vec<u8>,
     /// How much of the chunk was handed out.
     taken: usize,
+    /// What ended reading: behind it there is no end of the state, whoever asks again.
+    failure: Option<PersistenceError>,
 }
 
 impl CheckpointReader {
@@ -50,7 +52,8 @@ impl CheckpointReader {
             identity: header.identity,
         };
         let frames = FrameReader::new(file, path, &header, None)?;
-        Ok(Self { meta, path: path.to_owned(), frames: Some(frames), chunk: Vec::new(), taken: 0 })
+        let (path, frames) = (path.to_owned(), Some(frames));
+        Ok(Self { meta, path, frames, chunk: Vec::new(), taken: 0, failure: None })
     }
 
     /// What the checkpoint says about itself.
@@ -58,13 +61,20 @@ impl CheckpointReader {
         self.meta
     }
 
-    /// The rest of the state. An error when any of it does not check out.
+    /// The rest of the state. An error when any of it does not check out, or cannot be read; then that is the answer
+    /// from then on.
     pub fn read_state(&mut self) -> PersistenceResult<Vec<u8>> {
         let mut state = Vec::new();
         loop {
             state.extend_from_slice(&self.chunk[self.taken..]);
-            if !self.next_chunk()? {
-                return Ok(state);
+            match self.next_chunk() {
+                Ok(true) => {}
+                Ok(false) => return Ok(state),
+                // What was read by then is gone: to go on would make the rest look like all of it.
+                Err(error) => {
+                    (self.frames, self.failure) = (None, Some(error.clone()));
+                    return Err(error);
+                }
             }
         }
     }
@@ -79,7 +89,10 @@ impl CheckpointReader {
     fn next_chunk(&mut self) -> PersistenceResult<bool> {
         self.chunk.clear();
         self.taken = 0;
-        let Some(frames) = &mut self.frames else { return Ok(false) };
+        let Some(frames) = &mut self.frames else {
+            let failure = self.failure.clone().filter(|_| !planted::on("damage_is_told_once"));
+            return failure.map_or(Ok(false), Err);
+        };
         while let Some(frame) = frames.next_frame()? {
             if frame.header.kind != FrameKind::Data {
                 continue;
@@ -90,7 +103,9 @@ impl CheckpointReader {
             return Ok(true);
         }
         let Some(frames) = self.frames.take() else { return Ok(false) };
-        judge_end(&self.path, &frames.into_end()).map(|()| false)
+        let judged = judge_end(&self.path, &frames.into_end());
+        self.failure = judged.as_ref().err().cloned();
+        judged.map(|()| false)
     }
 }
 

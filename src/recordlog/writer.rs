@@ -9,7 +9,7 @@ use crate::formats::names;
 use crate::framing::{
     Batch, Control, FrameSink, Pending, Region, control_commit, header_commit, write_again,
 };
-use crate::limits::{self, FRAME_ALIGNMENT_DEFAULT, FRAME_ALIGNMENT_MIN};
+use crate::limits::{self, FRAME_ALIGNMENT_DEFAULT, FRAME_ALIGNMENT_MIN, RESERVE_BYTES_MIN};
 use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, FileOptions,
@@ -71,6 +71,8 @@ struct Sink {
     seed: FrameSeed,
     /// Where the next frame goes.
     offset: u64,
+    /// Below this, in bytes, writing does not find the device full, where space can be asked for.
+    reserved: u64,
     /// Goes with the first commit.
     opening: Option<Opening>,
     flushed: u64,
@@ -105,7 +107,7 @@ impl<D: Directory + ?Sized> RecordLogWriter<D> {
     ///
     /// Effect: in memory, or with the operating system where the flush policy says so.
     /// Durable when: never by itself.
-    /// On error: `PayloadTooLarge` appends nothing and changes nothing; a failed write poisons.
+    /// On error: `PayloadTooLarge` and "out of space" append nothing and change nothing; a failed write poisons.
     pub fn append_bytes(&mut self, payload: &[u8]) -> PersistenceResult<()> {
         let Open { sink, pending, .. } = self.opened()?;
         pending.append(sink, |batch| batch.push(payload)).map(|_| ())
@@ -128,7 +130,9 @@ impl<D: Directory + ?Sized> RecordLogWriter<D> {
     }
 
     /// Hands everything appended to the operating system: visible to readers, survives the death of the
-    /// process, not a power cut. A failure poisons.
+    /// process, not a power cut.
+    ///
+    /// On error: "out of space" may be retried; anything else poisons.
     pub fn flush(&mut self) -> PersistenceResult<()> {
         match &mut self.open {
             Some(open) => open.pending.flush(&mut open.sink, Effect::Flushed),
@@ -138,7 +142,8 @@ impl<D: Directory + ?Sized> RecordLogWriter<D> {
 
     /// Makes everything appended durable.
     ///
-    /// On error: `NotSupported` (no stable storage) changes nothing; anything else poisons.
+    /// On error: `NotSupported` (no stable storage) changes nothing; "out of space" may be retried; anything else
+    /// poisons.
     /// If it never returns: any prefix of the unflushed batches may be found, and at least everything that
     /// an earlier call made durable.
     pub fn flush_and_sync(&mut self) -> PersistenceResult<()>
@@ -254,8 +259,11 @@ impl Sink {
                 "the record log ends in a torn tail, which is cut");
         }
         let is_durable = directory.as_durable().is_some();
-        // What was torn too, as it is: the blocks behind it are written next, and must be what they seem.
-        let from = found.end.unproven_offset.unwrap_or(found.end.offset);
+        // What was torn too, as it is: the blocks behind it are written next, and must be what they seem. No frame
+        // is begun before the header is durable; without any, it may be that its sync is what failed.
+        let is_begun = found.end.frames > 0 || planted::on("header_is_never_written_again");
+        let unproven = found.end.unproven_offset.unwrap_or(found.end.offset);
+        let from = if is_begun { unproven } else { 0 };
         let to = found.end.offset.max(found.file_bytes - found.file_bytes % u64::from(FRAME_ALIGNMENT_MIN));
         if is_durable && from < to {
             let region = Region { path: path.to_owned(), from, to };
@@ -299,6 +307,7 @@ impl Sink {
             alignment: header.frame_alignment,
             seed: FrameSeed::new(header.salt),
             offset: header.first_frame_offset(),
+            reserved: 0,
             opening: None,
             flushed: 0,
             durable: 0,
@@ -321,7 +330,14 @@ impl Sink {
             control_commit(seal, self.offset, self.seed, self.alignment, self.flushed + 1, self.durable);
         let effect = if self.is_durable { Effect::Durable } else { Effect::Flushed };
         let bytes = buffer.len();
-        self.commit(buffer, 0..bytes, effect).0
+        self.commit(buffer, 0..bytes, effect).0?;
+        if self.reserved > self.offset {
+            // Only space is given back; the log ends with its seal.
+            if let Err(error) = self.file.set_size(self.offset) {
+                tracing::debug!(%error, "a sealed record log keeps the space that it asked for");
+            }
+        }
+        Ok(())
     }
 
     fn commit(
@@ -349,7 +365,23 @@ impl FrameSink for Sink {
         self.latch.check(self.durable)
     }
 
-    fn make_room(&mut self, _frame_bytes: u64) -> PersistenceResult<()> {
+    /// Asks for space for a frame of `frame_bytes` and the seal behind it, so that running out of space is met before
+    /// anything of the frame is written.
+    fn make_room(&mut self, frame_bytes: u64) -> PersistenceResult<()> {
+        // An opening before the frame, a seal behind it.
+        let needed = self.offset + frame_bytes + 2 * u64::from(self.alignment);
+        if needed <= self.reserved || planted::on("record_log_asks_for_nothing") {
+            return Ok(());
+        }
+        let wanted = needed.max(self.offset.saturating_add(RESERVE_BYTES_MIN));
+        self.reserved = match self.file.reserve(wanted) {
+            Ok(()) => wanted,
+            Err(error) if error.is_out_of_space() && wanted > needed => {
+                self.file.reserve(needed)?;
+                needed
+            }
+            Err(error) => return Err(error),
+        };
         Ok(())
     }
 
@@ -398,7 +430,8 @@ impl<D: Directory + ?Sized> Drop for RecordLogWriter<D> {
     fn drop(&mut self) {
         let Some(latch) = self.open.as_ref().map(|open| &open.sink.latch) else { return };
         let failed = latch.cause().cloned();
-        if failed.is_none() && latch.is_tripped() {
+        let is_elsewhere = failed.is_none() && latch.is_tripped();
+        if is_elsewhere || (failed.is_some() && planted::on("poisoned_records_are_dropped_silently")) {
             return;
         }
         if let Err(error) = failed.map_or_else(|| self.close_in_place(), |cause| Err((*cause).clone())) {

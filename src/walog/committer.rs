@@ -118,6 +118,11 @@ impl<D: Directory + ?Sized> Committer<D> {
         self.queue().options.recycle_capacity
     }
 
+    /// Who is told what the log does.
+    pub fn observer(&self) -> Option<Arc<dyn WalObserver>> {
+        self.observer.clone()
+    }
+
     /// What rotating has cost.
     pub fn rotations(&self) -> &Rotations {
         &self.rotations
@@ -177,10 +182,10 @@ impl<D: Directory + ?Sized> Committer<D> {
         self.home.check()?;
         let mut queue = self.queue();
         loop {
-            queue.check()?;
+            queue.check_takes()?;
             if queue.full().is_some() && queue.can_collect() && !planted::on("full_of_ended_flushes") {
                 queue = self.collect_ended(queue);
-                queue.check()?;
+                queue.check_takes()?;
             }
             let result = match queue.full() {
                 Some((bytes, bytes_max)) if queue.options.backpressure == Backpressure::Refuse => {
@@ -472,42 +477,6 @@ impl<D: Directory + ?Sized> Committer<D> {
         let queue = self.tell(queue);
         drop(kept);
         queue
-    }
-
-    fn close_behind(&self, effect: Effect) -> PersistenceResult<()> {
-        loop {
-            let forgetful = planted::on("close_forgets_pending");
-            let last = if forgetful { self.durable_entry_id() } else { self.last_entry_id() };
-            self.wait(last, effect)?;
-            let mut queue = self.queue();
-            queue.check()?;
-            if queue.submitting || !(queue.pending.is_empty() || forgetful) {
-                drop(queue);
-                thread::yield_now();
-                continue;
-            }
-            if queue.flights.is_empty() {
-                queue.closed = true;
-                break;
-            }
-            // Only a sync that nobody needs any more can be left.
-            match queue.turn(last, effect) {
-                Turn::Reap => drop(self.reap(queue)),
-                _ => {
-                    drop(queue);
-                    thread::yield_now();
-                }
-            }
-        }
-        let progress = self.queue().progress();
-        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let result = appender.map_or(Ok(()), |mut appender| {
-            appender.progress(progress.0, progress.1);
-            appender.close()
-        });
-        self.let_go();
-        drop(self.tell(self.queue()));
-        result
     }
 
     /// Lets go of the files and their locks: tickets and readers may live on, a successor must not wait for them.

@@ -9,6 +9,7 @@ use super::reader::{WalReader, WalReplayMode};
 use super::walk;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::formats::frame::{Entries, FrameKind};
+use crate::formats::names;
 use crate::framing::{Frame, FrameReader};
 use crate::planted;
 use crate::storage::Directory;
@@ -83,8 +84,13 @@ impl<D: Directory + ?Sized> WalFollower<D> {
             if !renewed && self.may_go_on_elsewhere()? {
                 renewed = true;
                 match walk::read_chain(self.directory.as_ref(), self.chain.identity) {
-                    Ok(chain) => self.take_places(chain)?,
-                    Err(error) if error.is_not_found() => {}
+                    Ok(chain) => {
+                        self.check_vanished(&chain)?;
+                        self.take_places(chain)?;
+                    }
+                    // A folder that is gone is no log without news.
+                    Err(PersistenceError::NotFound { path })
+                        if path != names::WAL_DIRECTORY || planted::on("follower_waits_for_folder") => {}
                     Err(error) => return Err(error),
                 }
                 continue;
@@ -153,6 +159,9 @@ impl<D: Directory + ?Sized> WalFollower<D> {
         }
         let newest = self.chain.segments.last().map_or(0, |newest| newest.id);
         let (ids, _) = catalogue::list_names(self.directory.as_ref())?;
+        if !ids.contains(&newest) && !planted::on("follower_waits_for_segments") {
+            return Ok(true);
+        }
         for id in ids.into_iter().filter(|id| *id > newest) {
             match catalogue::look(self.directory.as_ref(), id) {
                 Ok(Found::Started(_)) => return Ok(true),
@@ -162,6 +171,16 @@ impl<D: Directory + ?Sized> WalFollower<D> {
             }
         }
         Ok(false)
+    }
+
+    /// A log never loses its newest segment: where none is left of what was there, it is not the log that is there.
+    fn check_vanished(&self, now: &Chain) -> PersistenceResult<()> {
+        match self.chain.segments.last() {
+            Some(newest) if now.segments.is_empty() => {
+                Err(PersistenceError::NotFound { path: newest.path.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where in this chain reading goes on.

@@ -20,12 +20,13 @@ use crate::limits::{
 };
 use crate::planted;
 use crate::storage::{CommitBuffer, CommitFile, Completion, Effect, FlushPolicy};
-use crate::sync::thread::{self, Thread};
+use crate::sync::thread::Thread;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 mod crowd;
+mod drivers;
 mod flushing;
 mod slow;
 
@@ -64,6 +65,8 @@ pub(super) struct Queue {
     /// waits until nothing is in flight, and whoever ends a commit tells.
     pub rotated: Option<(u64, u64)>,
     pub durable_entry_id: u64,
+    /// A durable frame says that everything up to here is durable.
+    pub attested_entry_id: u64,
     /// Tickets wait for entries up to here.
     pub wanted_entry_id: u64,
     /// Threads have asked for the durability of entries up to here.
@@ -76,6 +79,8 @@ pub(super) struct Queue {
     /// The last commit that could not begin and left everything as it was.
     pub refusal: Option<Refusal>,
     pub closed: bool,
+    /// Who closes the log, and would never be done if it took more.
+    pub closers: usize,
     /// Who asked the owner to close the log; it does while there are any.
     pub close_asked: Vec<Arc<Asked>>,
     /// The last handle was dropped since: nobody would try again.
@@ -105,6 +110,8 @@ pub(super) struct Flight {
     pub last_entry_id: u64,
     pub entries: u32,
     pub effect: Effect,
+    /// What its frame attests.
+    pub attested_entry_id: u64,
     pub bytes: usize,
     pub began: Duration,
     /// Since when somebody waits for it; `None`: nobody does. How long one took that nobody waited for is not known.
@@ -177,6 +184,7 @@ impl Queue {
             told_flushed_entry_id: flushed,
             rotated: None,
             durable_entry_id: durable,
+            attested_entry_id: 0,
             wanted_entry_id: durable,
             asked_entry_id: durable,
             nobody_waits: false,
@@ -185,6 +193,7 @@ impl Queue {
             owner: None,
             refusal: None,
             closed: false,
+            closers: 0,
             close_asked: Vec::new(),
             abandoned: false,
             failure: None,
@@ -261,6 +270,15 @@ impl Queue {
         }
         if self.closed && !planted::on("closed_is_forgotten") {
             return Err(PersistenceError::invalid_state("using the log", "it is closed; open it again"));
+        }
+        Ok(())
+    }
+
+    /// Whether anything can be appended.
+    pub fn check_takes(&self) -> PersistenceResult<()> {
+        self.check()?;
+        if self.closers > 0 {
+            return Err(PersistenceError::invalid_state("appending", "the log is being closed"));
         }
         Ok(())
     }
@@ -407,9 +425,18 @@ impl Queue {
         };
         let is_awaited = !std::mem::take(&mut self.nobody_waits) || effect == Effect::Durable;
         let (began, awaited, completed, reported) = (now, is_awaited.then_some(now), false, false);
-        let flight =
-            Flight { commit_id, last_entry_id, entries, effect, bytes, began, awaited, completed, reported };
-        self.flights.push_back(flight);
+        self.flights.push_back(Flight {
+            commit_id,
+            last_entry_id,
+            entries,
+            effect,
+            attested_entry_id: if is_sync { 0 } else { self.durable_entry_id },
+            bytes,
+            began,
+            awaited,
+            completed,
+            reported,
+        });
         self.flight_bytes += bytes;
         self.begun_entry_id = last_entry_id;
         if effect == Effect::Durable {
@@ -463,6 +490,7 @@ impl Queue {
             self.flushed_entry_id = flight.last_entry_id;
             if flight.effect == Effect::Durable || planted::on("watermark_of_flushed") {
                 self.durable_entry_id = flight.last_entry_id;
+                self.attested_entry_id = self.attested_entry_id.max(flight.attested_entry_id);
             }
             if planted::on("watermark_of_pending") {
                 self.durable_entry_id = self.pending.next_entry_id() - 1;
@@ -520,63 +548,6 @@ impl Queue {
     pub fn tell_flushed(&mut self) -> u64 {
         std::mem::replace(&mut self.told_flushed_entry_id, self.flushed_entry_id)
     }
-
-    /// Whether this thread is the owner.
-    pub fn is_owner(&self) -> bool {
-        let is_here = |owner: &Owner| owner.thread.id() == thread::current().id();
-        self.owner.as_ref().is_some_and(is_here) && !planted::on("owner_waits_for_itself")
-    }
-
-    /// The owner, where it is idle and could do something now.
-    pub fn call_owner(&mut self) -> Option<Thread> {
-        let wanted = self.wanted_entry_id;
-        if wanted <= self.durable_entry_id || self.turn(wanted, Effect::Durable) == Turn::Wait {
-            return None;
-        }
-        let owner = self.owner.as_mut().filter(|owner| owner.parked)?;
-        owner.parked = false;
-        Some(owner.thread.clone())
-    }
-
-    /// Somebody who waits and could begin one more commit beside those in flight.
-    pub fn next_submitter(&mut self) -> Option<Thread> {
-        if self.flights.len() >= self.depth() {
-            return None;
-        }
-        let wanted = self.wanted_entry_id;
-        if wanted > self.begun_entry_id && self.can_submit(wanted, Effect::Durable) {
-            if let Some(owner) = self.call_owner() {
-                return Some(owner);
-            }
-        }
-        for (waiters, effect) in [(&self.waiters, Effect::Durable), (&self.flush_waiters, Effect::Flushed)] {
-            if let Some((thread, entry_id)) = waiters.driver_behind(self.begun_entry_id) {
-                if self.can_submit(entry_id, effect) {
-                    return Some(thread.clone());
-                }
-            }
-        }
-        None
-    }
-
-    /// Whoever should drive when the present driver stops: somebody who waits, where a role that it needs is
-    /// free.
-    pub fn next_driver(&mut self) -> Option<Thread> {
-        if self.failure.is_some() || planted::on("forget_next_driver") {
-            return None;
-        }
-        if let Some(owner) = self.call_owner() {
-            return Some(owner);
-        }
-        for (waiters, effect) in [(&self.waiters, Effect::Durable), (&self.flush_waiters, Effect::Flushed)] {
-            if let Some((thread, entry_id)) = waiters.driver(self.begun_entry_id) {
-                if self.turn(entry_id, effect) != Turn::Wait {
-                    return Some(thread.clone());
-                }
-            }
-        }
-        None
-    }
 }
 
 #[cfg(test)]
@@ -606,7 +577,7 @@ mod tests {
         assert!(begins_beside(|queue| queue.reaping = true), "the owner waits for the first");
         assert!(!begins_beside(|queue| (queue.reaping, queue.reaper_blocks) = (true, true)));
         let listed = |queue: &mut Queue| {
-            queue.waiters.add(1, super::super::waiters::Wake::Driver(thread::current()));
+            queue.waiters.add(1, super::super::waiters::Wake::Driver(crate::sync::thread::current()));
         };
         assert!(!begins_beside(listed));
         assert!(begins_beside(|queue| {

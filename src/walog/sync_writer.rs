@@ -3,13 +3,14 @@
 use super::appender::Appender;
 use super::committer::{Committer, Line};
 use super::live_reader::{Shelf, SyncWalReader};
-use super::options::WalOptions;
+use super::options::{WalObserver, WalOptions};
 use super::ticket::{CommitTicket, LogClosing};
 use super::walk::LogEnd;
 use super::writer::WalWriter;
 use crate::codec::Codec;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::Batch;
+use crate::planted;
 use crate::storage::{ActiveStrategy, Directory, Effect, StableStorage};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -170,7 +171,8 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
         self.inner.committer.attest_when_idle(idle)
     }
 
-    /// Makes everything appended durable, seals the log and closes it for every handle.
+    /// Makes everything appended durable, seals the log and closes it for every handle. Beside others that go on
+    /// appending it takes no more: they are told `InvalidState`, and nothing was appended.
     ///
     /// On error: where there was no space, nothing is closed and nothing is lost: other handles go on, and may close
     /// the log when there is. Where no other handle is left, the log ends without its seal; entries that no commit
@@ -226,6 +228,11 @@ impl<E, D: Directory + ?Sized> SyncWalWriter<E, D> {
     /// The directory.
     pub fn directory(&self) -> &Arc<D> {
         &self.inner.directory
+    }
+
+    /// Who is told what the log does, and may veto truncation.
+    pub(crate) fn observer(&self) -> Option<Arc<dyn WalObserver>> {
+        self.inner.committer.observer().filter(|_| !planted::on("shared_log_asks_nobody"))
     }
 
     /// How many truncated segments are kept to be used again.

@@ -126,6 +126,11 @@ impl<E, D: Directory + ?Sized> WalWriter<E, D> {
         Self::open_as(directory, options, OpenMode::NewOrExisting, Some(known))
     }
 
+    /// A new log, where there was none; fails when there is one by now.
+    pub(crate) fn open_new(directory: Arc<D>, options: WalOptions) -> PersistenceResult<Self> {
+        Self::open_as(directory, options, OpenMode::New, None)
+    }
+
     fn open_as(
         directory: Arc<D>,
         options: WalOptions,

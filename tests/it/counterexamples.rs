@@ -106,6 +106,32 @@ fn a_record_log_has_a_durable_name_although_its_maker_died_before_it_synced_the_
     power_cuts(&disk, check_records);
 }
 
+/// The page cache shows it, the disk does not have it, and syncing again says nothing.
+#[test]
+fn a_record_log_writes_its_header_again_whose_sync_has_failed() {
+    for (is_direct, is_reopened) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut disk = SimDisk::new(1);
+        disk.fail_sync_after(0);
+        if is_direct {
+            disk.write_directly();
+        }
+        let mut log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+        log.open().expect_err("the header cannot be synced");
+        if is_reopened {
+            drop(log);
+            disk = disk.after_kill();
+            log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+        }
+        for record in 1..3 {
+            log.append_bytes(&payload(record)).expect("appends");
+            log.flush_and_sync().expect("syncs");
+            disk.mark(record);
+        }
+        drop(log);
+        power_cuts(&disk, check_records);
+    }
+}
+
 /// Time that goes on with each look at it, once it was started.
 #[derive(Debug, Default)]
 struct Ticking(AtomicU64, AtomicBool);
@@ -459,6 +485,65 @@ mod publishing {
         // It was opened once; without entries it is empty, and known to be.
         assert_eq!(recover(RecoveryOptions::strict()).expect("recovers").state, 0);
     }
+
+    /// Of two checkpoints, the newer may be damaged when the next one is published.
+    #[test]
+    fn publishing_keeps_the_good_one_of_two_checkpoints_until_the_next_has_its_name() {
+        let disk = SimDisk::new(1);
+        let mut wal = WalWriter::<u64, SimDisk>::open(Arc::new(disk.clone())).expect("opens");
+        let publish = |wal: &mut WalWriter<u64, SimDisk>, sum: u64| {
+            wal.append(&1).expect("appends");
+            let last = wal.last_entry_id();
+            let publisher = CheckpointPublisher::new(Arc::new(disk.clone()));
+            publisher.publish(wal, &sum, last, "state", |_, _| 0u64).expect("publishes");
+        };
+        publish(&mut wal, 1);
+        publish(&mut wal, 2);
+        let mut bytes = Vec::new();
+        disk.open_file("state").expect("opens").read_to_end(&mut bytes).expect("reads");
+        bytes[700] ^= 1;
+        disk.create_file("state").expect("creates").write_all(&bytes).expect("writes");
+        disk.sync_file("state").expect("syncs");
+        disk.mark(2);
+        let from_operation = disk.operations();
+        publish(&mut wal, 3);
+        disk.mark(3);
+        drop(wal);
+        assert!(!disk.exists("state.2"), "two are kept");
+        let options = SimOptions { images_per_point: 40, from_operation, ..SimOptions::default() };
+        let checked = check_crashes(&disk, &options, |image, marks| {
+            let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+                Arc::new(image.clone()),
+                Some("state"),
+                RecoveryOptions::best_effort(),
+                |checkpoint| checkpoint.unwrap_or(0),
+                |sum, _, number| *sum += number,
+            );
+            let sum = recovered.map_err(|error| format!("no recovery: {error}"))?.state;
+            let least = marks.iter().max().copied().unwrap_or(0);
+            if (least..=3).contains(&sum) { Ok(()) } else { Err(format!("{sum} of {least}")) }
+        });
+        checked.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// Whoever made it has entries that this state does not have.
+    #[test]
+    fn a_log_that_was_begun_since_recovery_found_none_is_not_gone_on_with() {
+        let disk = Arc::new(SimDisk::new(1));
+        let recovered = recover_with_wal::<u64, u64, u64, _, _>(
+            Arc::clone(&disk),
+            None,
+            RecoveryOptions::best_effort().or_new(),
+            |checkpoint| checkpoint.unwrap_or(0),
+            |sum, _, number| *sum += number,
+        );
+        let recovered = recovered.expect("a first start");
+        let mut wal = WalWriter::<u64, SimDisk>::open(Arc::clone(&disk)).expect("opens");
+        assert_eq!(wal.append_durable(&7).expect("commits"), 1);
+        wal.close().expect("closes");
+        let refused = recovered.into_writer::<u64>(WalOptions::default()).expect_err("it changed");
+        assert!(matches!(refused, PersistenceError::InvalidState { .. }), "{refused}");
+    }
 }
 
 #[test]
@@ -613,4 +698,26 @@ fn what_a_segment_in_the_making_holds_serves_a_commit_that_finds_the_disk_full()
     wal.close().expect("closes");
     let opened = WalWriter::<(), SimDisk>::open(Arc::new(disk)).expect("opens");
     assert_eq!(opened.last_entry_id(), 3);
+}
+
+/// An end behind it would make half a state look whole.
+#[test]
+fn damage_of_a_checkpoint_is_told_to_whoever_asks_again() {
+    let (disk, faults) = (SimDisk::new(1), Faults::new());
+    let files = CheckpointFile::new(Arc::new(faults.over(disk.clone())));
+    let state = vec![7; 2_000_000];
+    files.write_bytes_durable("state", 1, &state).expect("writes");
+    let mut reader = files.reader("state").expect("opens");
+    faults.inject(At::after_of(Operation::Read, 2), Fault::Fail(ErrorKind::Other));
+    reader.read_state().expect_err("cannot be read");
+    reader.read_state().expect_err("what was read before is gone");
+    assert_eq!(files.read_bytes("state").expect("reads"), (1, state));
+    let mut bytes = Vec::new();
+    disk.open_file("state").expect("opens").read_to_end(&mut bytes).expect("reads");
+    bytes[1_500_000] ^= 1;
+    disk.create_file("state").expect("creates").write_all(&bytes).expect("writes");
+    let mut reader = files.reader("state").expect("opens");
+    assert!(reader.verify().expect_err("is damaged").is_corruption());
+    assert!(reader.read_state().expect_err("is damaged").is_corruption());
+    assert!(reader.read(&mut [0; 100]).is_err(), "and has no end");
 }

@@ -170,3 +170,24 @@ fn a_follower_says_that_truncation_was_faster_and_that_an_entry_is_damaged() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_folder_that_vanished_is_no_log_without_news() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let directory = FsDirectory::arc(root.path()).expect("opens");
+    let mut wal = WalWriter::<(), FsDirectory>::open(Arc::clone(&directory)).expect("opens");
+    let follow = || WalFollower::new(Arc::clone(&directory), None).expect("follows");
+    let (mut of_nothing, folder) = (follow(), root.path().join("wal"));
+    wal.append_bytes_durable(b"first").expect("commits");
+    wal.close().expect("closes");
+    let mut of_one = follow();
+    assert_eq!(of_one.poll(|_, _| Ok(())).expect("reads"), 1);
+    std::fs::remove_file(folder.join("wal_1.log")).expect("removes");
+    let error = of_one.poll(|_, _| Ok(())).expect_err("its segment is gone");
+    assert!(error.is_not_found(), "{error}");
+    std::fs::remove_dir_all(&folder).expect("removes");
+    for follower in [&mut of_nothing, &mut of_one] {
+        let error = follower.poll(|_, _| Ok(())).expect_err("the folder is gone");
+        assert!(error.is_not_found(), "{error}");
+    }
+}

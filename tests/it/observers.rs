@@ -1,10 +1,14 @@
 //! What observers of a shared log may do: whatever they are told of, they may use the log, and nobody waits for ever.
 
+use crate::support::within_patience;
+use durability::checkpoint::CheckpointWriter;
+use durability::publish::CheckpointPublisher;
 use durability::storage::FlushPolicy;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{
-    PrepareAhead, SlowCommit, SyncWalWriter, WalObserver, WalOptions, WalReader, WalReplayMode, WalWriter,
+    PrepareAhead, SlowCommit, SyncWalWriter, WalFollower, WalObserver, WalOptions, WalReader, WalReplayMode,
+    WalWriter,
 };
 use durability::{PersistenceError, PersistenceResult};
 use std::sync::{Arc, Mutex, mpsc};
@@ -224,4 +228,101 @@ fn nobody_waits_for_an_observer_of_a_slow_commit() {
     assert_eq!(committed.expect("somebody else collects it").expect("is durable"), 2);
     assert_eq!(waits.join().expect("ends").expect("commits"), 3);
     done.recv_timeout(PATIENCE).expect("it ends").expect("it is well");
+}
+
+/// Appends one more entry whenever it hears of a commit.
+struct GoesOn {
+    wal: Mutex<Option<SyncWalWriter<(), SimDisk>>>,
+    refused: Mutex<Option<PersistenceError>>,
+}
+
+impl WalObserver for GoesOn {
+    fn on_sync(&self, _entry_id: u64) {
+        let wal = self.wal.lock().expect("no panic").clone();
+        if let Some(Err(error)) = wal.map(|wal| wal.append_bytes(b"one more")) {
+            self.refused.lock().expect("no panic").get_or_insert(error);
+        }
+    }
+}
+
+/// A log of which there is always something that waits for its commit.
+fn never_quiet() -> (Arc<SimDisk>, Arc<GoesOn>, SyncWalWriter<(), SimDisk>) {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut writer = WalWriter::<(), SimDisk>::open(Arc::clone(&disk)).expect("opens");
+    let goes_on = Arc::new(GoesOn { wal: Mutex::default(), refused: Mutex::default() });
+    writer.set_observer(Arc::clone(&goes_on) as _);
+    let wal = SyncWalWriter::from_writer(writer).expect("shares");
+    *goes_on.wal.lock().expect("no panic") = Some(wal.clone());
+    assert_eq!(wal.append_bytes_durable(b"first").expect("commits"), 1);
+    (disk, goes_on, wal)
+}
+
+#[test]
+fn attesting_ends_where_commits_never_pause() {
+    let (disk, goes_on, wal) = never_quiet();
+    let attested = wal.clone();
+    within_patience(move || attested.attest()).expect("attests");
+    let last = wal.last_entry_id();
+    assert!(last < 10, "{last} entries");
+    goes_on.wal.lock().expect("no panic").take();
+    // The two that there were when it began; without a seal.
+    let mut follower = WalFollower::new(Arc::new(disk.after_kill()), None).expect("follows");
+    assert!(follower.poll(|_, _| Ok(())).expect("reads") >= 2);
+}
+
+#[test]
+fn closing_ends_where_commits_never_pause() {
+    type Closes = fn(SyncWalWriter<(), SimDisk>) -> PersistenceResult<()>;
+    let ways: [Closes; 2] = [SyncWalWriter::close, |wal| pollster::block_on(wal.close_async())];
+    for close in ways {
+        let (disk, goes_on, wal) = never_quiet();
+        let closed = wal.clone();
+        within_patience(move || close(closed)).expect("closes");
+        let refused = goes_on.refused.lock().expect("no panic").take().expect("no more was taken");
+        assert!(matches!(refused, PersistenceError::InvalidState { .. }), "{refused}");
+        let last = wal.last_entry_id();
+        goes_on.wal.lock().expect("no panic").take();
+        drop(wal);
+        let reader = WalReader::<(), SimDisk>::new(disk);
+        let read = reader.replay_bytes(WalReplayMode::Strict).expect("reads").len() as u64;
+        assert_eq!(read, last, "what was appended is there, and nothing else");
+    }
+}
+
+/// Keeps every segment, and is asked for each.
+struct Keeps(Mutex<Vec<u64>>);
+
+impl WalObserver for Keeps {
+    fn on_before_truncate(&self, _segment_id: u64, last_entry_id: u64) -> PersistenceResult<()> {
+        self.0.lock().expect("no panic").push(last_entry_id);
+        Err(PersistenceError::InvalidConfig {
+            parameter: "a segment",
+            reason: "somebody reads it".to_owned(),
+        })
+    }
+}
+
+/// As of one with a single owner.
+#[test]
+fn publishing_of_a_shared_log_asks_before_it_truncates() {
+    let disk = Arc::new(SimDisk::new(1));
+    let options = WalOptions {
+        segment_bytes_max: 1,
+        preallocate_bytes: 0,
+        prepare_ahead: PrepareAhead::Never,
+        ..WalOptions::default()
+    };
+    let mut writer = WalWriter::<(), SimDisk>::open_with(Arc::clone(&disk), options).expect("opens");
+    let keeps = Arc::new(Keeps(Mutex::default()));
+    writer.set_observer(Arc::clone(&keeps) as _);
+    let mut wal = SyncWalWriter::from_writer(writer).expect("shares");
+    (1..4).for_each(|entry_id| assert_eq!(wal.append_bytes_durable(b"entry").expect("commits"), entry_id));
+    let publisher = CheckpointPublisher::new(Arc::clone(&disk));
+    let write = |writer: &mut CheckpointWriter<'_, SimDisk>| writer.write_state(b"state");
+    let record = |_: &str| Ok(b"published".to_vec());
+    let refused = publisher.publish_with(&mut wal, 3, "state", write, record).expect_err("is kept");
+    assert!(refused.to_string().contains("somebody reads it"), "{refused}");
+    assert_eq!(*keeps.0.lock().expect("no panic"), [1]);
+    let reader = WalReader::<(), SimDisk>::new(Arc::clone(&disk));
+    assert_eq!(reader.entry_range(WalReplayMode::BestEffortTail).expect("reads"), Some((1, 4)));
 }

@@ -1,6 +1,7 @@
 //! Room for what is written: it is made before anything of a frame is, and for all that then goes, although more is
 //! appended meanwhile. So a full device is met while nothing is half done.
 
+use durability::recordlog::{RecordLogReadMode, RecordLogReader, RecordLogWriter};
 use durability::testing::faults::{Act, At, Fault, Faults, FaultyDirectory, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalReader, WalReplayMode};
@@ -134,4 +135,35 @@ fn a_disk_that_is_full_among_zeros_poisons_and_whoever_opens_the_log_goes_on() {
     assert_eq!(wal.append_bytes_durable(&[2; 9000]).expect("goes on"), 2);
     wal.close().expect("closes");
     assert_eq!(entries(&disk), 2);
+}
+
+/// As with a log: what was refused is not appended, what was before it is.
+#[test]
+fn a_record_log_meets_a_full_disk_before_it_writes() {
+    let disk = SimDisk::new(1);
+    disk.keep_reserved();
+    let mut log = RecordLogWriter::new(Arc::new(disk.clone()), "records");
+    log.append_bytes(b"first").expect("appends");
+    log.flush_and_sync().expect("syncs");
+    log.append_bytes(b"second").expect("appends");
+    disk.limit_capacity(Some(disk.used_bytes()));
+    let before = disk.operations();
+    let is_full = |error: &PersistenceError| {
+        error.is_out_of_space() && !matches!(error, PersistenceError::Poisoned { .. })
+    };
+    for _ in 0..2 {
+        let error = log.append_bytes(&[7; 200_000]).expect_err("no space");
+        assert!(is_full(&error), "{error}");
+    }
+    assert_eq!((log.record_count(), disk.operations()), (2, before), "nothing was appended, nothing written");
+    log.flush_and_sync().expect("space for this was asked for");
+    disk.limit_capacity(None);
+    log.append_bytes(&[7; 200_000]).expect("there is space");
+    log.close().expect("closes");
+    let reader = RecordLogReader::new(Arc::new(disk.clone()), "records");
+    let records = reader.read_all(RecordLogReadMode::Strict).expect("reads");
+    let lengths: Vec<_> = records.iter().map(|record| record.payload.len()).collect();
+    assert_eq!(lengths, [5, 6, 200_000]);
+    let size = disk.open_at("records").expect("opens").size().expect("has a size");
+    assert_eq!(disk.used_bytes(), size, "what was asked for is given back");
 }

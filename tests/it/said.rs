@@ -1,6 +1,7 @@
 //! What a log says where nobody is there to be told: through `tracing`.
 
 use crate::support::{not_alone, within_patience};
+use durability::recordlog::RecordLogWriter;
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
 use durability::walog::{PrepareAhead, SyncWalWriter, WalOptions, WalWriter};
@@ -116,6 +117,40 @@ fn a_dropped_log_that_is_poisoned_says_so() {
         fails(&faults);
         single.append_bytes_durable(b"doubtful").expect_err("is told");
         drop(single);
+        assert_eq!(listener.said(NOT_SEALED), 2, "{:?}", listener.errors);
+    });
+}
+
+/// A record log as well, and it says which.
+#[test]
+fn a_dropped_record_log_that_cannot_be_sealed_says_why() {
+    let listener = Listener::default();
+    let _second = not_alone(&listener);
+    let poisoned = |faults: &Faults| {
+        let mut log = RecordLogWriter::new(Arc::new(faults.over(SimDisk::new(1))), "records");
+        log.append_bytes(b"first").expect("appends");
+        log.flush_and_sync().expect("syncs");
+        log.append_bytes(b"doubtful").expect("appends");
+        faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::PermissionDenied));
+        log.flush_and_sync().expect_err("is told");
+        log
+    };
+    tracing::subscriber::with_default(listener.clone(), || {
+        let faults = Faults::new();
+        let mut log = RecordLogWriter::new(Arc::new(faults.over(SimDisk::new(1))), "records");
+        log.append_bytes(b"first").expect("appends");
+        drop(log);
+        assert_eq!(listener.said(NOT_SEALED), 0);
+        drop(poisoned(&faults));
+        assert_eq!((listener.said(NOT_SEALED), listener.said("records")), (1, 1), "{:?}", listener.errors);
+        poisoned(&Faults::new()).close().expect_err("is told, and was closed");
+        assert_eq!(listener.said(NOT_SEALED), 1, "{:?}", listener.errors);
+        // The seal itself.
+        let mut log = RecordLogWriter::new(Arc::new(faults.over(SimDisk::new(1))), "records");
+        log.append_bytes(b"first").expect("appends");
+        log.flush_and_sync().expect("syncs");
+        faults.inject(At::next_of(Operation::Complete), Fault::Fail(ErrorKind::PermissionDenied));
+        drop(log);
         assert_eq!(listener.said(NOT_SEALED), 2, "{:?}", listener.errors);
     });
 }

@@ -1,13 +1,14 @@
-//! How closing ends, and closing without blocking: the log's own thread does it, and whoever asked is woken.
+//! Closing, how it ends, and closing without blocking: the log's own thread does it, and whoever asked is woken.
 //!
-//! Not here: what closing is (`committer`).
+//! Where others go on committing there is never a moment in which nothing is pending and nothing in flight. So whoever
+//! closes does not wait for one: from its second look on, nothing is appended.
 
 use super::Committer;
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::planted;
 use crate::storage::{Directory, Effect, Home};
 use crate::sync::{Mutex, MutexGuard, thread};
-use crate::walog::queue::Queue;
+use crate::walog::queue::{Queue, Turn};
 use crate::walog::waiters::contained;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -76,6 +77,17 @@ impl<D: Directory + ?Sized> Drop for Tell<'_, D> {
     }
 }
 
+/// Nothing is appended while there is one.
+struct Gate<'a, D: Directory + ?Sized> {
+    committer: &'a Committer<D>,
+}
+
+impl<D: Directory + ?Sized> Drop for Gate<'_, D> {
+    fn drop(&mut self) {
+        self.committer.queue().closers -= 1;
+    }
+}
+
 impl<D: Directory + ?Sized> Committer<D> {
     /// Makes everything durable where that can be had, seals the log and closes it for every handle.
     pub fn close(&self) -> PersistenceResult<()> {
@@ -114,6 +126,49 @@ impl<D: Directory + ?Sized> Committer<D> {
         }
         tell.outcome = Some(if planted::on("closing_says_ok") { Ok(()) } else { result });
         ends
+    }
+
+    /// Closes the log when everything is flushed, or durable. Where that cannot be, it stays open.
+    pub(super) fn close_behind(&self, effect: Effect) -> PersistenceResult<()> {
+        let mut gate = None;
+        loop {
+            let forgetful = planted::on("close_forgets_pending");
+            let last = if forgetful { self.durable_entry_id() } else { self.last_entry_id() };
+            self.wait(last, effect)?;
+            let mut queue = self.queue();
+            queue.check()?;
+            let has_settled = !queue.submitting && (queue.pending.is_empty() || forgetful);
+            if has_settled && queue.flights.is_empty() {
+                queue.closed = true;
+                break;
+            }
+            if gate.is_none() && !planted::on("closing_waits_for_a_pause") {
+                queue.closers += 1;
+                gate = Some(Gate { committer: self });
+            }
+            if !has_settled {
+                drop(queue);
+                thread::yield_now();
+                continue;
+            }
+            // Only a sync that nobody needs any more can be left.
+            match queue.turn(last, effect) {
+                Turn::Reap => drop(self.reap(queue)),
+                _ => {
+                    drop(queue);
+                    thread::yield_now();
+                }
+            }
+        }
+        let progress = self.queue().progress();
+        let appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let result = appender.map_or(Ok(()), |mut appender| {
+            appender.progress(progress.0, progress.1);
+            appender.close()
+        });
+        self.let_go();
+        drop(self.tell(self.queue()));
+        result
     }
 
     fn strongest(&self) -> Effect {

@@ -53,10 +53,13 @@ impl Idle {
 impl<D: Directory + ?Sized> Committer<D> {
     /// Makes everything appended durable and writes down that it is.
     pub fn attest(&self) -> PersistenceResult<()> {
+        let appended = self.last_entry_id();
         loop {
             let last = self.last_entry_id();
             self.wait(last, Effect::Durable)?;
-            if self.seal_if_quiet(last)? {
+            // Where others go on committing, there is no quiet moment for a seal, and no need of one.
+            let is_attested = self.queue().attested_entry_id >= appended && appended > 0;
+            if (is_attested && !planted::on("attesting_waits_for_a_pause")) || self.seal_if_quiet(last)? {
                 return Ok(());
             }
             crate::sync::thread::yield_now();

@@ -45,16 +45,16 @@ impl<D: Directory + ?Sized + 'static> Committer<D> {
         let mut push = push;
         self.home.check()?;
         let mut queue = self.queue();
-        queue.check()?;
+        queue.check_takes()?;
         if queue.owner.is_none() {
             drop(queue);
             self.start_owner()?;
             queue = self.queue();
-            queue.check()?;
+            queue.check_takes()?;
         }
         if queue.full().is_some() && !planted::on("full_of_ended_flushes") {
             queue = self.collect_ended(queue);
-            queue.check()?;
+            queue.check_takes()?;
         }
         if let Some((bytes, bytes_max)) = queue.full() {
             let owner = if queue.is_stuck() { queue.want_pending() } else { None };
