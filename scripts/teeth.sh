@@ -60,6 +60,7 @@ header_is_never_written_again | it | counterexamples::a_record_log_writes_its_he
 record_log_asks_for_nothing | it | room::a_record_log_meets_a_full_disk_before_it_writes
 oldest_checkpoint_goes_first | it | counterexamples::publishing::publishing_keeps_the_good_one_of_two_checkpoints_until_the_next_has_its_name
 damage_is_told_once | it | counterexamples::damage_of_a_checkpoint_is_told_to_whoever_asks_again
+checkpoint_is_no_floor | it | repair::the_first_commit_behind_a_checkpoint_is_judged_as_recovery_judges_it
 shared_log_asks_nobody | it | observers::publishing_of_a_shared_log_asks_before_it_truncates
 poisoned_records_are_dropped_silently | it | said::a_dropped_record_log_that_cannot_be_sealed_says_why
 attesting_waits_for_a_pause | it | observers::attesting_ends_where_commits_never_pause

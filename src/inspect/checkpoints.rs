@@ -2,15 +2,16 @@
 //!
 //! Look at them before the log: beside a writer that publishes, a log that was read later holds all that a
 //! checkpoint requires, one that was read before may not. The log is then asked for what they require
-//! ([`Checkpoints::least_end`]), and [`Checkpoints::held_against`] it says what each is.
+//! ([`Checkpoints::requirements`]), and [`Checkpoints::held_against`] it says what each is.
 
 use super::Verdict;
 use crate::checkpoint::{CheckpointMeta, CheckpointReader};
 use crate::error::{Check, Corruption, PersistenceError, PersistenceResult, Proof};
 use crate::formats::header::FileKind;
 use crate::formats::names;
+use crate::planted;
 use crate::storage::{Directory, is_temporary_name};
-use crate::walog::{WalChecked, read_chain};
+use crate::walog::{Requirements, WalChecked, read_chain};
 use std::collections::HashSet;
 
 /// A checkpoint, looked at beside its log.
@@ -75,15 +76,26 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// The least entry at which the log may end, and which checkpoint says so: for
-    /// [`WalCheck::run_requiring`](crate::walog::WalCheck::run_requiring).
-    pub fn least_end(&self) -> Option<(u64, String)> {
-        self.least_end_of(self.identity)
+    /// What they require of the log: for [`WalCheck::run_requiring`](crate::walog::WalCheck::run_requiring).
+    pub fn requirements(&self) -> Requirements {
+        self.requirements_of(self.identity)
     }
 
-    /// [`least_end`](Self::least_end), of the log that `directory` would be.
-    pub(crate) fn least_end_in<D: Directory + ?Sized>(&self, directory: &D) -> Option<(u64, String)> {
-        self.least_end_of(identity_of(directory))
+    /// [`requirements`](Self::requirements), of the log that `directory` would be.
+    pub(crate) fn requirements_in<D: Directory + ?Sized>(&self, directory: &D) -> Requirements {
+        self.requirements_of(identity_of(directory))
+    }
+
+    fn requirements_of(&self, identity: Option<u128>) -> Requirements {
+        let least_end = self.least_end_of(identity);
+        // A log may begin behind a checkpoint of none.
+        let is_about_it = |report: &&CheckpointReport| {
+            report.verdict.is_accepted()
+                && (report.identity == 0 || identity.is_none_or(|identity| identity == report.identity))
+        };
+        let covered = self.reports.iter().filter(is_about_it).map(|report| report.last_applied_entry_id);
+        let id_floor = if planted::on("checkpoint_is_no_floor") { 0 } else { covered.max().unwrap_or(0) };
+        Requirements { id_floor, log_expected: least_end.is_some(), least_end }
     }
 
     fn least_end_of(&self, identity: Option<u128>) -> Option<(u64, String)> {

@@ -216,13 +216,14 @@ pub fn inspect_log_beside<D: Directory + ?Sized>(
     checkpoints: Checkpoints,
     scan_all: impl FnMut(&WalCheck<D>) -> SegmentScans,
 ) -> PersistenceResult<LogInspection> {
-    let (checked, end) = WalCheck::run_requiring(directory, checkpoints.least_end(), scan_all);
+    let (checked, end) = WalCheck::run_requiring(directory, checkpoints.requirements(), scan_all);
     let verdict = Verdict::of_log(&end)?;
     let (checkpoints, verdict) = checkpoints.held_against(&verdict, checked.as_ref());
     let end = end.ok();
     let files = list_files(directory.as_ref(), checked.as_ref())?;
-    let first_entry_id = checked.as_ref().and_then(WalChecked::first_entry_id).unwrap_or(1);
     let told = |of: fn(&LogEnd) -> u64| end.as_ref().map(of);
+    let next = told(|end| end.last_entry_id + 1).unwrap_or(1);
+    let first_entry_id = checked.as_ref().and_then(WalChecked::first_entry_id).unwrap_or(next);
     Ok(LogInspection {
         verdict,
         first_entry_id,

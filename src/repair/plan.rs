@@ -145,8 +145,8 @@ pub fn plan_log<D: Directory + ?Sized>(
     let mut planner = Planner::new(directory);
     loop {
         let as_planned = Arc::new(Planned::new(Arc::clone(directory), &planner.steps));
-        let least_end = beside.least_end_in(as_planned.as_ref());
-        let (checked, end) = WalCheck::run_requiring(&as_planned, least_end, &mut scan_all);
+        let required = beside.requirements_in(as_planned.as_ref());
+        let (checked, end) = WalCheck::run_requiring(&as_planned, required, &mut scan_all);
         let verdict = Verdict::of_log(&end)?;
         let found =
             planner.found.get_or_insert_with(|| beside.clone().held_against(&verdict, checked.as_ref()).1);
@@ -157,7 +157,8 @@ pub fn plan_log<D: Directory + ?Sized>(
                 return Ok(planner.give_up(obstacle.to_owned()));
             }
             let last_entry_id = end.map_or(0, |end| end.last_entry_id);
-            let first_entry_id = checked.as_ref().and_then(WalChecked::first_entry_id).unwrap_or(1);
+            let known_first = checked.as_ref().and_then(WalChecked::first_entry_id);
+            let first_entry_id = known_first.unwrap_or(last_entry_id + 1);
             return planner.finish(first_entry_id, last_entry_id);
         }
         let before = planner.steps.len();

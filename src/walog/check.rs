@@ -50,18 +50,16 @@ impl<D: Directory + ?Sized> WalCheck<D> {
         directory: &Arc<D>,
         scan_all: impl FnMut(&Self) -> SegmentScans,
     ) -> (Option<WalChecked>, PersistenceResult<LogEnd>) {
-        Self::run_requiring(directory, None, scan_all)
+        Self::run_requiring(directory, Requirements::default(), scan_all)
     }
 
-    /// [`run`](Self::run), of a log of which a checkpoint requires that it does not end before an entry: the
-    /// verdict is that of a recovery which knows the checkpoint.
+    /// [`run`](Self::run), of a log of which checkpoints require something: the verdict is that of a recovery which
+    /// knows them.
     pub fn run_requiring(
         directory: &Arc<D>,
-        least_end: Option<(u64, String)>,
+        requirements: Requirements,
         mut scan_all: impl FnMut(&Self) -> SegmentScans,
     ) -> (Option<WalChecked>, PersistenceResult<LogEnd>) {
-        let requirements =
-            Requirements { log_expected: least_end.is_some(), least_end, ..Requirements::default() };
         for attempt in 0.. {
             let check = match Self::begin(Arc::clone(directory)) {
                 Ok(check) => Self { requirements: requirements.clone(), ..check },

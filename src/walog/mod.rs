@@ -52,7 +52,8 @@ pub use writer::WalWriter;
 
 pub(crate) use catalogue::READING;
 pub(crate) use reader::at_entry;
-pub(crate) use walk::{Requirements, read_chain};
+pub use walk::Requirements;
+pub(crate) use walk::read_chain;
 
 #[cfg(all(test, durability_shuttle))]
 #[path = "model_tests.rs"]

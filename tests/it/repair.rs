@@ -264,7 +264,7 @@ fn nothing_is_taken_out_of_a_log_that_would_end_before_what_a_checkpoint_require
         assert_eq!(format!("{satisfied:?}"), format!("{without:?}"), "{what}");
 
         require(&disk, last + 1);
-        let (before, required) = (files(&disk, "wal"), beside(&disk).least_end());
+        let (before, required) = (files(&disk, "wal"), beside(&disk).requirements());
         let (_, end) = WalCheck::run_requiring(&Arc::new(disk.clone()), required, |check| check.scan_all());
         let plan = plan(&disk, Keep::Oldest);
         assert_eq!(plan.found, Verdict::of_log(&end).expect("a verdict"), "{what}");
@@ -369,4 +369,35 @@ fn a_power_cut_in_a_repair_loses_no_byte_and_repairing_again_ends_it() {
         let report = checked.unwrap_or_else(|failure| panic!("{what}: {failure}"));
         assert!(report.images > 10, "{what}: {report:?}");
     }
+}
+
+/// A log that begins behind a checkpoint of none, and is killed in its first commit.
+#[test]
+fn the_first_commit_behind_a_checkpoint_is_judged_as_recovery_judges_it() {
+    let disk = SimDisk::new(11);
+    let checkpoints = CheckpointFile::new(Arc::new(disk.clone()));
+    checkpoints.write_bytes_durable("state", 100, b"one hundred entries").expect("writes");
+    let options = WalOptions { id_floor: 100, ..WalOptions::default() };
+    let mut wal = WalWriter::<(), SimDisk>::open_with(Arc::new(disk.clone()), options).expect("opens");
+    disk.mark(wal.append_bytes_durable(&payload(101)).expect("commits"));
+    drop(wal);
+    let mut torn = 0;
+    let options = SimOptions { images_per_point: 40, ..SimOptions::default() };
+    check_crashes(&disk, &options, |image, acknowledged| {
+        if !image.exists("state") || !image.exists("wal") {
+            return Ok(());
+        }
+        let (_, end) =
+            WalCheck::run_requiring(&Arc::new(image.clone()), beside(image).requirements(), |check| {
+                check.scan_all()
+            });
+        let end = end.map_err(|error| error.to_string())?;
+        torn += u64::from(end.torn.is_some());
+        let expected = acknowledged.last().copied().unwrap_or(100)..=101;
+        let plan = plan(image, Keep::Oldest);
+        let says = expected.contains(&end.last_entry_id) && plan.last_entry_id == end.last_entry_id;
+        says.then_some(()).ok_or_else(|| format!("{end:?} {plan:?}"))
+    })
+    .unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(torn > 0, "no first commit was torn");
 }

@@ -83,7 +83,7 @@ pub fn check_beside(
     let found = checkpoints(directory, quiet)?;
     let bar = progress(quiet);
     let mut file_bytes = 0;
-    let (checked, end) = WalCheck::run_requiring(directory, found.least_end(), |check| {
+    let (checked, end) = WalCheck::run_requiring(directory, found.requirements(), |check| {
         file_bytes = check.file_bytes();
         reading.scan_all(check, &bar)
     });
