@@ -1,6 +1,7 @@
 //! What holds for each part of the shared writer alone, while another part is at work beside it.
 
 use crate::power_cut::payload;
+use crate::support::PATIENCE;
 use durability::storage::{Environment, FlushPolicy, SeededEnvironment};
 use durability::testing::faults::{At, Fault, Faults, FaultyDirectory, Gate, Operation};
 use durability::testing::sim::SimDisk;
@@ -14,9 +15,6 @@ use std::time::{Duration, Instant};
 
 type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
-
-/// Long enough for any machine; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One batch for each segment, made when it is needed.
 fn options() -> WalOptions {

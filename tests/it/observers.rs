@@ -1,6 +1,6 @@
 //! What observers of a shared log may do: whatever they are told of, they may use the log, and nobody waits for ever.
 
-use crate::support::within_patience;
+use crate::support::{PATIENCE, within_patience};
 use durability::checkpoint::CheckpointWriter;
 use durability::publish::CheckpointPublisher;
 use durability::storage::FlushPolicy;
@@ -16,9 +16,6 @@ use std::time::Duration;
 
 type Disk = FaultyDirectory<SimDisk>;
 type Wal = SyncWalWriter<(), Disk>;
-
-/// Long enough for any machine; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {

@@ -543,6 +543,11 @@ pub(super) fn check_records(image: &SimDisk, marks: &[u64]) -> Result<(), String
     let mut log = RecordLogWriter::new(Arc::clone(&directory), "records");
     log.append_bytes(&payload(records.len() as u64 + 1)).map_err(|error| error.to_string())?;
     log.flush_and_sync().map_err(|error| error.to_string())?;
+    // Closing would cut off what is behind its end.
+    let killed = read(RecordLogReadMode::Strict)?.len();
+    if killed != records.len() + 1 {
+        return Err(format!("{killed} records after {} and one more, not closed", records.len()));
+    }
     drop(log);
     let again = read(RecordLogReadMode::Strict)?;
     let right = again.iter().enumerate().all(|(index, record)| record.payload == payload(index as u64 + 1));
