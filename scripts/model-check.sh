@@ -46,6 +46,7 @@ prepared_newest_first | walog::pool::model::nobody_waits_for_a_helper_that_has_t
 close_beside_seal | walog::pool::model::closing_waits_for_a_seal_that_is_being_written
 reap_wakes_nobody | backends::io_uring::model::every_completion_reaches_somebody_who_waits
 reaper_keeps_role | backends::io_uring::model::every_completion_reaches_somebody_who_waits
+ring_forgets_alone | backends::io_uring::model::whoever_waits_in_whatever_way_gets_a_completion
 start_leaves_alone | backends::io_uring::model::a_commit_that_is_only_begun_ends_for_whoever_looks
 TABLE
 }

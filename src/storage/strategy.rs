@@ -57,8 +57,9 @@ pub enum StrategyReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Calibration {
-    /// The strategies that can be had here: first the one that is taken, the others by their medians. A direct write is
-    /// taken unless another is faster in nearly every commit, whatever the medians: they tell what else went on, too.
+    /// The strategies that this file can have: first the one that is taken, then what would be without it, and so on. A
+    /// direct write comes before a linked pair and that before `pwrite`, unless the later one is faster in nearly every
+    /// commit, whatever the medians: they tell what else went on, too.
     pub candidates: Vec<MeasuredStrategy>,
     /// Commits of each.
     pub commits: u32,

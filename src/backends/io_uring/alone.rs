@@ -58,7 +58,6 @@ impl UringFile {
         let answer = self.ring.write_dsync(&request);
         let mut locked = self.ring.lock();
         locked.state().writing = false;
-        going.into_iter().for_each(|going| going.went(answer.is_ok() && locked.state().unreaped == 1));
         let step = match answer {
             // A filter that knows rings and not this call. Where the file means it, the ring will say so.
             Err(Errno::ENOSYS | Errno::EPERM) => {
@@ -68,6 +67,8 @@ impl UringFile {
             Err(errno) => request.chain.complete(Part::First, -(errno as i32)),
             Ok(bytes) => request.chain.complete(Part::First, bytes),
         };
+        let alone_and_well = matches!(step, Step::Done(Ok(()))) && !locked.state().has_company;
+        going.into_iter().for_each(|going| going.went(alone_and_well));
         match step {
             Step::Done(result) => self.settle(locked.state(), Finished { request, result: Some(result) }),
             Step::Issue(_) | Step::Wait if self.latch.is_tripped() => {

@@ -185,11 +185,43 @@ fn who_waits_beside_a_slow_write_hears_of_the_next_commit() {
     });
 }
 
+#[test]
+fn company_that_has_come_and_gone_is_company() {
+    use crate::backends::io_uring::ways::{FIRST_COMMITS, LOOK_COMMITS};
+    const LARGE: usize = 16 << 20;
+    with_file(|directory, _| {
+        let bytes = (LARGE + 8 * BLOCK) as u64;
+        let how = FileOptions::create_new().zero_filled(bytes).aligned(BLOCK as u32);
+        let file = directory.open_ring("large", &how, directory.options.strategy).expect("opens");
+        (0..FIRST_COMMITS).for_each(|_| file.commit(commit(1)).0.expect("not of interest"));
+        for _ in 0..LOOK_COMMITS {
+            let timed = directory.ways.timed();
+            let buffer = CommitBuffer::from_slice(&vec![7; LARGE]);
+            let large = Commit { offset: 8 * BLOCK as u64, buffer, range: 0..LARGE, ..commit(1) };
+            let came_and_went = std::thread::scope(|scope| {
+                assert!(matches!(file.submit(large), Submitted::Accepted));
+                let call = scope.spawn(|| reap(&file, Wait::Forever));
+                while !file.reaper_and_queued().0 && !call.is_finished() {
+                    std::thread::yield_now();
+                }
+                let came = file.reaper_and_queued().0;
+                submit(&file, 2);
+                reap(&file, Wait::Forever) == 2 && came && file.reaper_and_queued().0
+            });
+            if came_and_went {
+                return assert_eq!(directory.ways.timed(), timed, "its time tells of both");
+            }
+        }
+        crate::backends::skip("a large commit never took longer than a small one");
+    });
+}
+
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod answers {
     use super::*;
     use crate::backends::fault_tests::{Which, failed_with, with_failing};
-    use nix::libc::{RWF_DSYNC, SYS_pwritev2};
+    use crate::backends::io_uring::ways::{FIRST_COMMITS, LOOK_COMMITS, Way};
+    use nix::libc::{RWF_DSYNC, SYS_io_uring_enter, SYS_pwritev2};
 
     /// Those that ask for the durability of what they write.
     const DSYNC: Which = Which::With { argument: 5, value: RWF_DSYNC as u64 };
@@ -207,7 +239,6 @@ mod answers {
 
     #[test]
     fn now_and_then_commits_go_through_the_ring_to_compare() {
-        use crate::backends::io_uring::ways::{FIRST_COMMITS, LOOK_COMMITS};
         with_file(|directory, file| {
             let block = |number: usize| file.commit(commit(1 + number as u64 % 7)).0;
             (0..FIRST_COMMITS as usize + LOOK_COMMITS).for_each(|number| block(number).expect("by a call"));
@@ -218,6 +249,52 @@ mod answers {
             with_failing(SYS_pwritev2, DSYNC, Errno::EIO, || {
                 failed_with(block(0), Errno::EIO, "commit");
             });
+        });
+    }
+
+    #[test]
+    fn what_is_measured_goes_its_way_whatever_the_directory_has_learnt() {
+        use crate::backends::io_uring::calibration::calibrate;
+        with_file(|directory, file| {
+            directory.ways.begin_with(Way::Ring);
+            let measured = with_failing(SYS_pwritev2, DSYNC, Errno::EIO, || calibrate(directory, "next"));
+            assert!(measured.is_err(), "a call is measured by a call: {measured:?}");
+            assert_eq!(directory.list_dir("").expect("lists"), ["file"], "nothing stays behind");
+            with_failing(SYS_pwritev2, DSYNC, Errno::EIO, || file.commit(commit(1)).0.expect("by the ring"));
+        });
+    }
+
+    /// Commits by the ring are timed from now on.
+    fn time_the_ring(directory: &UringDirectory, file: &UringFile) {
+        directory.ways.begin_with(Way::Ring);
+        (0..FIRST_COMMITS).for_each(|_| file.commit(commit(1)).0.expect("not of interest"));
+        assert_eq!(directory.ways.timed(), 0);
+    }
+
+    #[test]
+    fn a_wait_that_returned_before_the_commit_ended_is_not_its_time() {
+        with_file(|directory, file| {
+            time_the_ring(directory, &file);
+            std::thread::scope(|scope| {
+                let calls = file.calls();
+                // As a signal does: the wait is over, and no error says so.
+                let takes_up_one = Which::With { argument: 1, value: 1 };
+                let file = &file;
+                let waits = scope.spawn(move || {
+                    with_failing(SYS_io_uring_enter, takes_up_one, Errno::from_raw(0), || {
+                        file.commit(commit(2)).0.expect("commits");
+                    });
+                });
+                while file.calls() == calls {
+                    std::thread::yield_now();
+                }
+                file.start().expect("the kernel takes it up for another thread");
+                waits.join().expect("no panic");
+            });
+            assert_eq!(directory.ways.timed(), 0);
+            file.commit(commit(3)).0.expect("commits");
+            assert_eq!(directory.ways.timed(), 1);
+            assert_written(directory, 1..4);
         });
     }
 

@@ -2,11 +2,11 @@
 //!
 //! Lives here: measuring, and what follows from the numbers. Not here: what a strategy does.
 //!
-//! A disk whose flush is slow and one whose flush is fast want the same of a lone commit, but file systems
-//! differ in what a direct write or a linked pair costs them; a few milliseconds tell.
+//! File systems differ in what a direct write or a linked pair costs them, and disks in what a flush does; a few
+//! milliseconds tell.
 
 use super::UringDirectory;
-use super::ways::{FIRST_COMMITS, Way};
+use super::ways::{FIRST_COMMITS, SharedWays, Way};
 use crate::error::{PersistenceError, PersistenceResult};
 use crate::limits::{
     CALIBRATION_COMMITS_MAX, CALIBRATION_COMMITS_MIN, CALIBRATION_TIME_MAX_MS, CALIBRATION_TIME_MS,
@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::storage::{
     Calibration, Commit, CommitBuffer, CommitFile, CommitStrategy, Directory, Effect, FileOptions,
-    MeasuredStrategy, Submitted, Wait, temporary_path,
+    MeasuredStrategy, StrategyReason, Submitted, Wait, temporary_path,
 };
 use std::time::{Duration, Instant};
 
@@ -42,14 +42,11 @@ struct Tried {
     times: Vec<Duration>,
 }
 
-/// Measures what the files beside `path` can have, with `options`' alignment, and orders it.
+/// Measures what the files beside `path` can have, and orders it. Whole blocks are measured, whatever `path` itself
+/// is aligned to: what it cannot have, the next file perhaps can.
 ///
 /// Files under temporary names are made and removed. On error nothing is known; what stays behind is swept with other temporaries.
-pub(super) fn calibrate(
-    directory: &UringDirectory,
-    path: &str,
-    options: &FileOptions,
-) -> PersistenceResult<Calibration> {
+pub(super) fn calibrate(directory: &UringDirectory, path: &str) -> PersistenceResult<Calibration> {
     #[allow(clippy::disallowed_methods, reason = "how long a device takes is real time")]
     let now = Instant::now;
     let began = now();
@@ -60,9 +57,7 @@ pub(super) fn calibrate(
                 continue;
             }
             let temporary = temporary_path(path);
-            let bytes = u64::from(CALIBRATION_COMMITS_MAX) * u64::from(FRAME_ALIGNMENT_MAX);
-            let how = FileOptions::create_new().zero_filled(bytes).aligned(options.alignment);
-            match directory.open_as(&temporary, &how, Some(strategy)) {
+            match open_to_try(directory, &temporary, strategy) {
                 Ok(file) => files.push((temporary, file, Tried { strategy, way, times: Vec::new() })),
                 // The file cannot have this one.
                 Err(PersistenceError::NotSupported { .. } | PersistenceError::InvalidConfig { .. }) => {}
@@ -100,6 +95,21 @@ pub(super) fn calibrate(
     Ok(Calibration { candidates, commits, took: began.elapsed() })
 }
 
+fn open_to_try(
+    directory: &UringDirectory,
+    path: &str,
+    strategy: CommitStrategy,
+) -> PersistenceResult<Box<dyn CommitFile>> {
+    let bytes = u64::from(CALIBRATION_COMMITS_MAX) * u64::from(FRAME_ALIGNMENT_MAX);
+    let how = FileOptions::create_new().zero_filled(bytes).aligned(FRAME_ALIGNMENT_MAX);
+    if strategy == CommitStrategy::WriteThenSync {
+        return directory.open_as(path, &how, Some(strategy), StrategyReason::Rule);
+    }
+    // What the directory's files have learnt would send a call through the ring.
+    let file = directory.open_ring(path, &how, Some(strategy))?;
+    Ok(Box::new(file.sharing(&SharedWays::default())))
+}
+
 fn commit_block(file: &dyn CommitFile, number: u32, way: Way) -> PersistenceResult<()> {
     let block = FRAME_ALIGNMENT_MAX as usize;
     let mut buffer = CommitBuffer::with_capacity(block);
@@ -121,25 +131,20 @@ fn commit_block(file: &dyn CommitFile, number: u32, way: Way) -> PersistenceResu
     )
 }
 
-/// The best strategy first, the others by their medians, and the better way of a lone direct write, where there is one.
-/// `tried` is in the order of [`PREFERENCE`].
+/// The best strategy first, then the best of the others, for files that cannot have it, and so on; and the better way
+/// of a lone direct write, where there is one. `tried` is in the order of [`PREFERENCE`].
 fn order(mut tried: Vec<Tried>) -> (Vec<MeasuredStrategy>, Option<Way>) {
-    let mut best = 0;
-    for later in 1..tried.len() {
-        if is_clearly_faster(&tried[later], &tried[best]) {
-            best = later;
-        }
-    }
     let is_direct = |tried: &&Tried| tried.strategy == CommitStrategy::DirectDsync;
     let by_call = tried.iter().find(|tried| is_direct(tried) && tried.way == Way::Call);
     let by_ring = tried.iter().find(|tried| is_direct(tried) && tried.way == Way::Ring);
     let way = by_call
         .zip(by_ring)
         .map(|(call, ring)| if is_clearly_faster(ring, call) { Way::Ring } else { Way::Call });
-    tried.get_mut(..=best).into_iter().for_each(|first| first.rotate_right(1));
-    tried.get_mut(1..).into_iter().for_each(|others| others.sort_by_key(Tried::median));
     let mut candidates: Vec<MeasuredStrategy> = Vec::new();
-    for one in &tried {
+    while !tried.is_empty() {
+        let better = |best, later| if is_clearly_faster(&tried[later], &tried[best]) { later } else { best };
+        let best = (1..tried.len()).fold(0, better);
+        let one = tried.remove(best);
         let is_known = candidates.iter().any(|known| known.strategy == one.strategy);
         if let (Some(median), false) = (one.median(), is_known) {
             candidates.push(MeasuredStrategy { strategy: one.strategy, median });
@@ -190,7 +195,7 @@ mod tests {
         assert_eq!(ordered(&[]), []);
         assert_eq!(ordered(&[(LinkedWriteSync, &[90; 8])]), [LinkedWriteSync]);
         let as_fast = [(DirectDsync, &[101; 8][..]), (LinkedWriteSync, &[95; 8]), (WriteThenSync, &[92; 8])];
-        assert_eq!(ordered(&as_fast), [DirectDsync, WriteThenSync, LinkedWriteSync]);
+        assert_eq!(ordered(&as_fast), [DirectDsync, LinkedWriteSync, WriteThenSync]);
         let slower = [(DirectDsync, &[120; 8][..]), (LinkedWriteSync, &[105; 8]), (WriteThenSync, &[100; 8])];
         assert_eq!(ordered(&slower), [LinkedWriteSync, WriteThenSync, DirectDsync]);
         let much = [(DirectDsync, &[300; 8][..]), (LinkedWriteSync, &[200; 8]), (WriteThenSync, &[100; 8])];
@@ -232,7 +237,7 @@ mod tests {
             (LinkedWriteSync, &[908, 843, 615, 906, 169, 711, 126, 560]),
             (WriteThenSync, &[836, 634, 735, 601, 27, 101, 37, 540]),
         ];
-        assert_eq!(ordered(&cold), [DirectDsync, WriteThenSync, LinkedWriteSync]);
+        assert_eq!(ordered(&cold), [DirectDsync, LinkedWriteSync, WriteThenSync]);
         let often_and_never_at_best = [
             (DirectDsync, &[900, 900, 900, 900, 900, 900, 900, 50][..]),
             (WriteThenSync, &[500, 500, 500, 500, 500, 500, 500, 90]),

@@ -109,6 +109,8 @@ struct Ledger {
     writing: bool,
     /// That is not allowed here.
     calls_refused: bool,
+    /// Something was accepted since a thread began to wait for the only one.
+    has_company: bool,
     overlap: Overlap<Completion>,
     /// Completed writes that promised nothing durable, and how many of them a sync has covered.
     plain_writes: Progress,
@@ -142,6 +144,7 @@ impl UringFile {
             alone: None,
             writing: false,
             calls_refused: false,
+            has_company: false,
             overlap: Overlap::new(),
             plain_writes: Progress::default(),
             size_changes: Progress::default(),
@@ -362,12 +365,15 @@ impl UringFile {
     ) -> (Locked<'a, Meta, Ledger>, PersistenceResult<()>) {
         let lone = timeout.is_none() && locked.state().alone.is_some();
         let going = lone.then(|| self.ways.next());
+        locked.state().has_company &= !lone;
         if going.as_ref().is_some_and(|going| going.way() == Way::Call) {
             if let Some(request) = locked.state().alone.take() {
                 return (self.write_alone(locked, request, going), Ok(()));
             }
         }
-        self.begin_alone(&mut locked);
+        if !(lone && planted::on("ring_forgets_alone")) {
+            self.begin_alone(&mut locked);
+        }
         let (submit, want) = (self.queued(&locked), locked.completions_to_an_end());
         locked.state().reaper = true;
         drop(locked);
@@ -375,7 +381,12 @@ impl UringFile {
         let mut locked = self.ring.lock();
         locked.state().reaper = planted::on("reaper_keeps_role");
         self.look_for_a_split(&locked, &entered);
-        going.into_iter().for_each(|going| going.went(entered.is_ok() && locked.state().unreaped == 1));
+        if let Some(going) = going {
+            // A signal ends a wait as well, and what was taken up is answered all the same.
+            self.collect(&mut locked);
+            let ledger = locked.state();
+            going.went(!ledger.has_company && ledger.done.front().is_some_and(|end| end.result.is_ok()));
+        }
         let result = match entered {
             Ok(_) => {
                 *attempts = 0;
@@ -493,6 +504,7 @@ impl CommitFile for UringFile {
         if let Err(commit) = self.accept(&mut locked, commit) {
             return Submitted::Refused { commit: *commit, error: full() };
         }
+        locked.state().has_company = true;
         let Ledger { reaper, writing, waiting, .. } = *locked.state();
         if reaper || writing {
             // Whoever waits in the kernel does not see this one. A failure has tripped the latch, and the

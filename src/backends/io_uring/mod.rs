@@ -83,7 +83,8 @@ pub struct UringOptions {
     /// [`COMMITS_IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
     /// With no strategy named: measure those that can be had once, when the directory makes its first file for
-    /// commits (some 20 ms), and take the fastest. Without it the rule decides.
+    /// commits (some 20 ms), and take the fastest; direct writes, unless another is clearly faster. Without it the
+    /// rule decides.
     pub calibrate: bool,
     /// Measure `pwrite` and `fdatasync` without a ring too, and take that where it is the fastest.
     pub std_fs_too: bool,
@@ -131,6 +132,8 @@ pub struct UringDirectory {
     ways: SharedWays,
     /// What measuring has found, or why it could not.
     measured: OnceLock<StrategyReason>,
+    /// What direct writes ask for here, once a file has them.
+    direct: OnceLock<DirectAlignment>,
     /// Smaller in tests.
     piece_bytes_max: usize,
 }
@@ -155,13 +158,20 @@ impl UringDirectory {
     pub fn over(files: FsDirectory, options: UringOptions) -> PersistenceResult<Self> {
         options.check()?;
         let pool = Arc::new(Pool::new(options.in_flight_max));
-        let (ways, measured) = (SharedWays::default(), OnceLock::new());
-        Ok(Self { files, options, pool, ways, measured, piece_bytes_max: PIECE_BYTES_MAX })
+        Ok(Self {
+            files,
+            options,
+            pool,
+            ways: SharedWays::default(),
+            measured: OnceLock::new(),
+            direct: OnceLock::new(),
+            piece_bytes_max: PIECE_BYTES_MAX,
+        })
     }
 
     fn open(&self, path: &str, options: &FileOptions) -> PersistenceResult<Box<dyn CommitFile>> {
         if self.options.strategy.is_some() {
-            return self.open_as(path, options, self.options.strategy);
+            return self.open_as(path, options, self.options.strategy, StrategyReason::Requested);
         }
         if options.streamed && !options.uncached {
             // Direct writes into blocks that were never written are done one after the other.
@@ -170,22 +180,29 @@ impl UringDirectory {
         }
         // Whoever opens a file that exists may only want to read, or to mend a few bytes.
         if self.options.calibrate && options.create_new {
-            self.measured.get_or_init(|| self.measure(path, options));
+            self.measured.get_or_init(|| self.measure(path));
         }
         if let Some(StrategyReason::Measured(calibration)) = self.measured.get() {
-            for candidate in &calibration.candidates {
-                match self.open_as(path, options, Some(candidate.strategy)) {
-                    // Measured with another alignment than this file has.
-                    Err(PersistenceError::NotSupported { .. } | PersistenceError::InvalidConfig { .. }) => {}
+            // Measured with whole blocks; this file may have less. Whoever is refused has filled its zeros in vain.
+            let mut left = calibration.clone();
+            let is_direct = |strategy| strategy == CommitStrategy::DirectDsync;
+            let suits = self.direct.get().is_none_or(|direct| direct.suits(options.alignment));
+            left.candidates.retain(|candidate| suits || !is_direct(candidate.strategy));
+            while let Some(candidate) = left.candidates.first() {
+                let reason = StrategyReason::Measured(left.clone());
+                match self.open_as(path, options, Some(candidate.strategy), reason) {
+                    Err(PersistenceError::NotSupported { .. } | PersistenceError::InvalidConfig { .. }) => {
+                        left.candidates.remove(0);
+                    }
                     result => return result,
                 }
             }
         }
-        self.open_as(path, options, None)
+        self.open_as(path, options, None, self.measured.get().cloned().unwrap_or(StrategyReason::Rule))
     }
 
-    fn measure(&self, path: &str, options: &FileOptions) -> StrategyReason {
-        match calibration::calibrate(self, path, options) {
+    fn measure(&self, path: &str) -> StrategyReason {
+        match calibration::calibrate(self, path) {
             Ok(calibration) => {
                 tracing::info!(%calibration, "chose how to commit");
                 StrategyReason::Measured(calibration)
@@ -203,11 +220,8 @@ impl UringDirectory {
         path: &str,
         options: &FileOptions,
         strategy: Option<CommitStrategy>,
+        reason: StrategyReason,
     ) -> PersistenceResult<Box<dyn CommitFile>> {
-        let reason = match self.options.strategy {
-            Some(_) => StrategyReason::Requested,
-            None => self.measured.get().cloned().unwrap_or(StrategyReason::Rule),
-        };
         if strategy == Some(CommitStrategy::WriteThenSync) {
             let file = self.files.open_for_commits(path, options)?;
             return Ok(Box::new(StdFile::new(file, path).because(reason)));
@@ -260,7 +274,10 @@ impl UringDirectory {
             },
         };
         let (strategy, alignment, memory_alignment) = match direct {
-            Some((alignment, memory)) => (CommitStrategy::DirectDsync, alignment, memory),
+            Some((offset, memory)) => {
+                self.direct.get_or_init(|| DirectAlignment { offset, memory });
+                (CommitStrategy::DirectDsync, offset, memory)
+            }
             None => (CommitStrategy::LinkedWriteSync, 1, 1),
         };
         let (in_flight_max, piece_bytes_max) = (self.options.in_flight_max, self.piece_bytes_max);

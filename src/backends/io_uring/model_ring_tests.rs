@@ -168,11 +168,12 @@ impl<M, S> Attached<M, S> {
         Locked { kernel: &self.kernel, shape: self.shape, inside }
     }
 
-    /// A wait with an end may end before anything has.
+    /// A wait with an end may end before anything has, and a signal may end any; what was taken up is told first.
     pub fn enter(&self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<usize, Errno> {
-        if timeout.is_some() && pick(3) == 0 {
-            self.kernel.enter(submit, 0);
-            return Err(if submit > 0 { Errno::EINTR } else { Errno::ETIME });
+        let (cuts_short, errno) = if timeout.is_some() { (3, Errno::ETIME) } else { (8, Errno::EINTR) };
+        if pick(cuts_short) == 0 {
+            let taken = self.kernel.enter(submit, 0);
+            return if taken > 0 { Ok(taken) } else { Err(errno) };
         }
         Ok(self.kernel.enter(submit, want))
     }

@@ -23,13 +23,14 @@ use pool::Pool;
 use ring::Ring;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use ways::{SharedWays, Way};
 
 /// Nothing that is checked here waits so long.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 const EVERY_WAY: &[Wait] = &[Wait::Never, Wait::Forever, Wait::AtMost(FOR_EVER)];
 
-/// A file; the `failing`-th write or sync that ends fails.
+/// A file, whose lone commits begin to go either way; the `failing`-th write or sync that ends fails.
 fn file(failing: Option<usize>) -> Arc<UringFile> {
     let strategy = [CommitStrategy::DirectDsync, CommitStrategy::LinkedWriteSync][pick(2)];
     let drive = Drive {
@@ -40,7 +41,9 @@ fn file(failing: Option<usize>) -> Arc<UringFile> {
         piece_bytes_max: [512, PIECE_BYTES_MAX][pick(2)],
     };
     let descriptor = tempfile::tempfile().expect("a descriptor that nobody writes to");
-    Arc::new(UringFile::new(descriptor, "modelled", drive, Ring { failing }, Arc::new(Pool)))
+    let lone = SharedWays::default();
+    lone.begin_with([Way::Call, Way::Ring][pick(2)]);
+    Arc::new(UringFile::new(descriptor, "modelled", drive, Ring { failing }, Arc::new(Pool)).sharing(&lone))
 }
 
 /// What has ended: the commit's number, and whether well.

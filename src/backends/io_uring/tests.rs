@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backends::{Backend, BackendReason};
-use crate::storage::{Commit, CommitBuffer, Effect, Submitted, Wait};
+use crate::storage::{Calibration, Commit, CommitBuffer, Effect, MeasuredStrategy, Submitted, Wait};
 use std::collections::BTreeSet;
 
 const LINKED: CommitStrategy = CommitStrategy::LinkedWriteSync;
@@ -420,6 +420,58 @@ fn a_commit_larger_than_one_write_is_finished_in_pieces() {
         file.commit(commit).0.unwrap();
         assert_eq!(contents(&directory)[4096..], bytes);
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_directly_measures_for_those_that_can() {
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let named = directory(root.path(), Some(DIRECT), 4);
+    let how = FileOptions::create_new();
+    if let Err(error) = named.open_ring("direct", &how.clone().aligned(4096), Some(DIRECT)) {
+        return crate::backends::skip(&error.to_string());
+    }
+    let options = UringOptions { calibrate: true, ..UringOptions::default() };
+    let directory = UringDirectory::with_options(root.path(), options).unwrap();
+    let candidates = |file: Box<dyn CommitFile>| {
+        let StrategyReason::Measured(calibration) = file.strategy_reason() else { panic!("{file:?}") };
+        let candidates: Vec<_> = calibration.candidates.iter().map(|one| one.strategy).collect();
+        assert_eq!(file.strategy(), candidates[0]);
+        candidates
+    };
+    assert_eq!(candidates(directory.open_commit_file("unaligned", &how).unwrap()), [LINKED]);
+    let aligned = candidates(directory.open_commit_file("aligned", &how.aligned(4096)).unwrap());
+    assert!(aligned.contains(&DIRECT), "{aligned:?}");
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn a_file_that_cannot_be_written_directly_is_not_made_twice() {
+    use crate::backends::fault_tests::{Which, with_failing};
+    use nix::errno::Errno;
+    if !have_rings() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let directory = directory(root.path(), None, 4);
+    let best_first = [DIRECT, LINKED].map(|strategy| MeasuredStrategy { strategy, median: Duration::ZERO });
+    let measured = Calibration { candidates: Vec::from(best_first), commits: 0, took: Duration::ZERO };
+    directory.measured.set(StrategyReason::Measured(measured)).expect("nothing was measured");
+    let how = FileOptions::create_new();
+    let aligned = directory.open_commit_file("aligned", &how.clone().aligned(4096)).unwrap();
+    if aligned.strategy() != DIRECT {
+        return crate::backends::skip("no direct writes here");
+    }
+    // What was made for nothing could not be taken away.
+    #[cfg(target_arch = "x86_64")]
+    use nix::libc::SYS_unlink as unlink;
+    #[cfg(target_arch = "aarch64")]
+    use nix::libc::SYS_unlinkat as unlink;
+    let unaligned =
+        with_failing(unlink, Which::All, Errno::EIO, || directory.open_commit_file("unaligned", &how));
+    assert_eq!(unaligned.map(|file| file.strategy()).expect("opens"), LINKED);
 }
 
 #[test]
