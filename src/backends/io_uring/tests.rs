@@ -202,12 +202,18 @@ fn a_wait_ends_in_time_and_an_idle_file_does_not_wait() {
         assert!(file.reap(Wait::Never).unwrap().is_none());
     });
     each_strategy(64, 0, |_, file| {
-        accepted(file.submit(large(1)));
         let wait = Wait::AtMost(Duration::from_millis(2));
-        assert!(file.reap(wait).unwrap().is_none(), "no device is that fast");
-        assert!(file.reap(Wait::Never).unwrap().is_none());
-        file.reap(Wait::Forever).unwrap().unwrap().result.unwrap();
-        // The other place to wait: for the reaper. A busy machine may let a wait sleep over the commit.
+        // A busy machine may let a wait sleep over the commit.
+        let ends_in_time = |_| {
+            accepted(file.submit(large(1)));
+            let ended = file.reap(wait).unwrap();
+            let in_time = ended.is_none();
+            let ended = ended.or_else(|| file.reap(Wait::Never).unwrap());
+            ended.or_else(|| file.reap(Wait::Forever).unwrap()).unwrap().result.unwrap();
+            in_time
+        };
+        assert!((0..5).any(ends_in_time), "waited for its commit");
+        // The other place to wait: for the reaper.
         let in_time = |_| {
             accepted(file.submit(large(1)));
             std::thread::scope(|scope| {
@@ -259,23 +265,32 @@ fn threads_that_reap_beside_each_other_get_every_completion_and_none_waits_for_e
 #[test]
 fn a_commit_submitted_while_another_thread_waits_in_the_kernel_begins_at_once() {
     each_strategy(8, 0, |_, file| {
-        accepted(file.submit(large(1)));
-        std::thread::scope(|scope| {
-            let reaper = scope.spawn(|| {
-                let mut ids = BTreeSet::new();
-                while let Some(completion) = file.reap(Wait::Forever).unwrap() {
-                    completion.result.unwrap();
-                    assert!(ids.insert(completion.id));
+        // A busy machine may let the large one end before anybody has looked.
+        let begins_at_once = |_| {
+            accepted(file.submit(large(1)));
+            std::thread::scope(|scope| {
+                let reaper = scope.spawn(|| {
+                    let mut ids = BTreeSet::new();
+                    while let Some(completion) = file.reap(Wait::Forever).unwrap() {
+                        completion.result.unwrap();
+                        assert!(ids.insert(completion.id));
+                    }
+                    ids
+                });
+                while file.reaper_and_queued() != (true, 0) {
+                    if reaper.is_finished() {
+                        return false;
+                    }
                 }
-                ids
-            });
-            while file.reaper_and_queued() != (true, 0) {
-                assert!(!reaper.is_finished(), "too fast");
-            }
-            accepted(file.submit(block(&file, 2, Effect::Durable)));
-            assert_eq!(file.reaper_and_queued(), (true, 0), "taken up by the kernel, the other one waits");
-            assert_eq!(reaper.join().unwrap(), BTreeSet::from([1, 2]));
-        });
+                accepted(file.submit(block(&file, 2, Effect::Durable)));
+                let is_taken_up = file.reaper_and_queued() == (true, 0);
+                let mut ids = reaper.join().unwrap();
+                ids.extend(std::iter::from_fn(|| file.reap(Wait::Forever).unwrap()).map(|ended| ended.id));
+                assert_eq!(ids, BTreeSet::from([1, 2]));
+                is_taken_up
+            })
+        };
+        assert!((0..5).any(begins_at_once), "taken up by the kernel while the other one waits");
     });
 }
 
