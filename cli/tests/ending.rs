@@ -19,8 +19,22 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
+/// Whether this program was started with one of the signals ignored (`nohup`, or in the background of a script): what
+/// it starts would not listen to any.
+fn ignores_signals() -> bool {
+    const HUP_INT_TERM: u64 = 1 | 1 << 1 | 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & HUP_INT_TERM != 0)
+}
+
 fn start(root: &Path, arguments: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_durability"));
+    let program = env!("CARGO_BIN_EXE_durability");
+    let mut command = Command::new(if ignores_signals() { "env" } else { program });
+    if ignores_signals() {
+        command.args(["--default-signal", program]);
+    }
     command.args(arguments).current_dir(root).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("runs")
 }
