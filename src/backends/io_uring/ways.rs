@@ -9,7 +9,8 @@
 //! beside which no other came; while each gets company nothing is compared, and the way in use stays.
 //!
 //! Invariants: only a way that was measured to be the better one replaces the one in use; in the long run one commit
-//! of some five hundred goes the other way.
+//! of some five hundred goes the other way. Where times are of two kinds chance may choose the slower way; that is found
+//! out within some hundred commits.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::{Arc, PoisonError};
@@ -180,19 +181,12 @@ impl Ways {
     }
 
     fn decide(&mut self) {
-        let looked = (self.before.look(), self.tried.look(), self.behind.look());
-        let is_better = match looked {
+        let is_better = match (self.before.median(), self.tried.median(), self.behind.median()) {
             (Some(before), Some(tried), Some(behind)) => {
-                let clearly = |tried: Duration, used: Duration| tried + tried / MARGIN_PARTS < used;
-                let median = before.median.min(behind.median);
-                // The call, where it is no slower: whoever waits for it is then where the disk reports. A median
-                // is by chance that of the commits that something disturbed; then the best ones differ little.
-                match self.used {
-                    Way::Call => {
-                        clearly(tried.median, median) && clearly(tried.least, before.least.min(behind.least))
-                    }
-                    Way::Ring => tried.median < median,
-                }
+                // The call, where it is no slower: whoever waits for it is then where the disk reports. Not by the
+                // best of them, which are alike where now and then all that a commit needs is near.
+                let margin = if self.used == Way::Call { tried / MARGIN_PARTS } else { Duration::ZERO };
+                tried + margin < before.min(behind)
             }
             // Most had company. Looking as often again would send many the other way and tell nothing.
             _ => false,
@@ -205,11 +199,6 @@ impl Ways {
         }
         (self.before, self.tried, self.behind) = Default::default();
     }
-}
-
-struct Look {
-    least: Duration,
-    median: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -226,10 +215,10 @@ impl Sample {
         }
     }
 
-    fn look(&mut self) -> Option<Look> {
+    fn median(&mut self) -> Option<Duration> {
         let times = self.times.get_mut(..self.count).filter(|times| times.len() >= SAMPLES_MIN)?;
         times.sort_unstable();
-        Some(Look { least: *times.first()?, median: *times.get(times.len() / 2)? })
+        times.get(times.len() / 2).copied()
     }
 }
 
@@ -288,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn where_commits_take_one_of_two_times_chance_does_not_choose_the_slower_way() {
+    fn where_commits_take_one_of_two_times_the_slower_way_is_left_soon() {
         // Each by itself is disturbed and takes ten times as long, or is not.
         let rings = |seed: u64, disturbed_of_eight: u64, call: u64, ring: u64| {
             let mut random = seed;
@@ -304,7 +293,7 @@ mod tests {
         for disturbed in 1..8 {
             for seed in 1..20 {
                 let slower = rings(seed, disturbed, 100, 120);
-                assert!(slower < 1000, "seed {seed}: {slower} with {disturbed} of eight disturbed");
+                assert!(slower < 20_000, "seed {seed}: {slower} with {disturbed} of eight disturbed");
                 let quicker = rings(seed, disturbed, 150, 100);
                 assert!(quicker > 66_000, "seed {seed}: {quicker} with {disturbed} of eight disturbed");
             }
