@@ -13,7 +13,7 @@ use crate::limits::{self, FRAME_ALIGNMENT_DEFAULT, FRAME_ALIGNMENT_MIN, RESERVE_
 use crate::planted;
 use crate::storage::{
     Commit, CommitBuffer, CommitFile, Directory, DirectoryLock, Effect, Environment, FileOptions,
-    FlushPolicy, Latch, StableStorage, SystemEnvironment, open_commit_file, path,
+    FlushPolicy, Latch, StableStorage, SystemEnvironment, open_commit_file, path, reserve_at_least,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -374,14 +374,7 @@ impl FrameSink for Sink {
             return Ok(());
         }
         let wanted = needed.max(self.offset.saturating_add(RESERVE_BYTES_MIN));
-        self.reserved = match self.file.reserve(wanted) {
-            Ok(()) => wanted,
-            Err(error) if error.is_out_of_space() && wanted > needed => {
-                self.file.reserve(needed)?;
-                needed
-            }
-            Err(error) => return Err(error),
-        };
+        self.reserved = reserve_at_least(self.file.as_ref(), needed, wanted)?;
         Ok(())
     }
 

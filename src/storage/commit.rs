@@ -244,3 +244,13 @@ pub trait CommitFile: Send + Sync + Debug {
         }
     }
 }
+
+/// Asks for space up to `wanted` bytes, or where there is too little for that, up to `needed`; answers how far it was
+/// asked for. "Out of space" where not even that can be had.
+pub(crate) fn reserve_at_least(file: &dyn CommitFile, needed: u64, wanted: u64) -> PersistenceResult<u64> {
+    match file.reserve(wanted) {
+        Ok(()) => Ok(wanted),
+        Err(error) if error.is_out_of_space() && wanted > needed => file.reserve(needed).map(|()| needed),
+        Err(error) => Err(error),
+    }
+}

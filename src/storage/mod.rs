@@ -26,6 +26,7 @@ mod temporary;
 pub use crate::backends::memory::MemoryDirectory;
 pub use crate::backends::std_fs::FsDirectory;
 pub use buffer::CommitBuffer;
+pub(crate) use commit::reserve_at_least;
 pub use commit::{Commit, CommitFile, CommitLimits, Completion, Effect, FileOptions, Submitted, Wait};
 pub use directory::{Directory, DirectoryLock, DurableDirectory, FlushPolicy};
 pub use environment::{Environment, SeededEnvironment, SystemEnvironment};

@@ -51,7 +51,7 @@ impl UringFile {
         &'a self,
         mut locked: Locked<'a, Meta, Ledger>,
         mut request: Request<Meta>,
-        going: Option<Going<'_>>,
+        going: Going<'_>,
     ) -> Locked<'a, Meta, Ledger> {
         locked.state().writing = true;
         drop(locked);
@@ -68,7 +68,7 @@ impl UringFile {
             Ok(bytes) => request.chain.complete(Part::First, bytes),
         };
         let alone_and_well = matches!(step, Step::Done(Ok(()))) && !locked.state().has_company;
-        going.into_iter().for_each(|going| going.went(alone_and_well));
+        going.went(alone_and_well);
         match step {
             Step::Done(result) => self.settle(locked.state(), Finished { request, result: Some(result) }),
             Step::Issue(_) | Step::Wait if self.latch.is_tripped() => {

@@ -364,9 +364,9 @@ impl UringFile {
         attempts: &mut u32,
     ) -> (Locked<'a, Meta, Ledger>, PersistenceResult<()>) {
         let lone = timeout.is_none() && locked.state().alone.is_some();
-        let going = lone.then(|| self.ways.next());
+        let mut going = lone.then(|| self.ways.next());
         locked.state().has_company &= !lone;
-        if going.as_ref().is_some_and(|going| going.way() == Way::Call) {
+        if let Some(going) = going.take_if(|going| going.way() == Way::Call) {
             if let Some(request) = locked.state().alone.take() {
                 return (self.write_alone(locked, request, going), Ok(()));
             }

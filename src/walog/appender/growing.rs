@@ -10,7 +10,7 @@ use crate::error::{PersistenceError, PersistenceResult};
 use crate::framing::FrameSink;
 use crate::limits::{RESERVE_BYTES_MIN, ZERO_FILL_BYTES};
 use crate::planted;
-use crate::storage::{Commit, CommitBuffer, Directory, Effect};
+use crate::storage::{Commit, CommitBuffer, Directory, Effect, reserve_at_least};
 use std::ops::Range;
 
 impl<D: Directory + ?Sized> Appender<D> {
@@ -78,14 +78,10 @@ impl<D: Directory + ?Sized> Appender<D> {
         let step = if is_streaming { current.reserved } else { filled.max(RESERVE_BYTES_MIN) };
         let end = needed.max(current.reserved.saturating_add(step).min(cap));
         let wanted = end.max(needed.saturating_add(spare_bytes)).max(RESERVE_BYTES_MIN);
-        match current.file.reserve(wanted) {
-            Ok(()) => {}
-            Err(error) if error.is_out_of_space() && wanted > needed => {
-                current.file.reserve(needed)?;
-                current.reserved = needed;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        let reserved = reserve_at_least(current.file.as_ref(), needed, wanted)?;
+        if reserved < wanted {
+            current.reserved = reserved;
+            return Ok(());
         }
         // What is only asked for costs each commit into it an entry in the file system's journal. The rest of a segment
         // that is nearly full is not worth it.
